@@ -1,0 +1,1 @@
+"""Deferred mail for Flask."""

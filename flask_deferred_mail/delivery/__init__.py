@@ -1,0 +1,1 @@
+"""Joins store and transports. Nothing in this folder knows of Flask."""

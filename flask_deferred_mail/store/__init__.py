@@ -1,0 +1,1 @@
+"""What we remember. Nothing in this folder knows of Flask, transports or delivery."""

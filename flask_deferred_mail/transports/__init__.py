@@ -1,0 +1,1 @@
+"""How a mail leaves. Nothing in this folder knows of the store, of delivery or of Flask."""

@@ -1,0 +1,156 @@
+"""What a transport is: the contract that every way of sending a mail fulfils.
+
+A transport gets one :class:`Call` at a time from a given thread (several threads may call it at
+once) and answers with an :class:`~flask_deferred_mail.outcome.Outcome`. It does not raise to tell
+how a mail went, it does not retry, it does not sleep, and it does not remember mails: all of that
+is delivery's. What only a transport can know, it must tell exactly: how far the mail got.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from ..deadline import Deadline
+from ..errors import MessageTooLarge, UnsupportedFeature
+from ..letter import Letter, Recipient
+from ..outcome import Outcome
+
+
+class Feature(StrEnum):
+    """What a message can ask for and not every transport can carry. The value is the field."""
+
+    TAGS = "tags"
+    METADATA = "metadata"
+    TEMPLATE_ID = "template_id"
+    MERGE_DATA = "merge_data"
+    MERGE_GLOBAL_DATA = "merge_global_data"
+    MERGE_METADATA = "merge_metadata"
+    MERGE_HEADERS = "merge_headers"
+    TRACK_OPENS = "track_opens"
+    TRACK_CLICKS = "track_clicks"
+    ESP_EXTRA = "esp_extra"
+    ALTERNATIVES = "alternatives"
+    INLINE = "inline"
+    PART_HEADERS = "attachment headers"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One envelope to hand over: a letter and those of its recipients that are still open."""
+
+    letter: Letter
+    #: The envelope recipients of this call, never empty.
+    recipients: tuple[Recipient, ...]
+    #: Derived from the job, exactly these recipients and a generation that advances after every
+    #: answer that says *not sent*. At most 64 characters of ``[0-9a-f]``.
+    idempotency_key: str
+    #: The row records an unknown outcome for this very key. Only then may a provider's answer
+    #: "I have seen this key" count as accepted.
+    in_doubt: bool
+    #: Wall clock of the attempt: the last byte must be handed over before it.
+    deadline: Deadline
+    #: Seconds to wait for the answer to the last byte. Giving up early makes duplicates.
+    final_reply_timeout: float
+    #: To be called once, immediately before the final dot or the request's last byte (for a
+    #: request that a library sends in one go: before its first). From then on the mail is *in
+    #: doubt* until an answer comes.
+    #: :raises HandoverRefused: drop the connection without the dot, let the exception pass.
+    hand_over: Callable[[], None]
+    #: Number of the job, for messages and logs; 0 outside a store.
+    job_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStep:
+    """One line of what ``doctor`` finds out about a transport, without sending a mail."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Transport(ABC):
+    """One configured way of sending mail.
+
+    Objects are made once per process and shared by threads. ``send`` and ``probe`` are the only
+    methods that touch the network. ``repr`` never shows a secret.
+    """
+
+    #: Which features a message may ask for. Empty means: plain MIME mail only.
+    features: ClassVar[frozenset[Feature]] = frozenset()
+    #: Most recipients in one call; ``None``: no limit of the transport's own.
+    max_recipients: ClassVar[int | None] = None
+    #: Private copies can travel in one call (each recipient still sees only itself).
+    private_copies_in_one_call: ClassVar[bool] = False
+    #: Seconds for which the provider recognises a repeated idempotency key; ``None``: it does not.
+    idempotency_window: ClassVar[float | None] = None
+    #: For messages to people: "SMTP", "SendCloud".
+    label: ClassVar[str] = "transport"
+
+    def __init__(self, name: str = "default") -> None:
+        self.name = name
+
+    def check(self, letter: Letter) -> None:
+        """Refuse, in the caller, what this transport cannot carry. Touches no network.
+
+        :raises UnsupportedFeature: a field of the message that this transport has no place for.
+        :raises MessageTooLarge: more recipients or bytes than the provider takes.
+        """
+        for feature in features_of(letter):
+            if feature not in self.features:
+                raise UnsupportedFeature(
+                    feature.value,
+                    f"the {self.label} transport {self.name!r} cannot carry it; choose another "
+                    "transport, leave it out, or set DEFERRED_MAIL_ON_UNSUPPORTED = 'drop'",
+                )
+        limit = self.max_recipients
+        if limit is not None and not letter.private_copies and len(letter.recipients) > limit:
+            raise MessageTooLarge(
+                "recipients",
+                f"{self.label} takes {limit} recipients who see each other in one mail, this one "
+                f"has {len(letter.recipients)}; use private_copies=True or several mails",
+            )
+
+    def calls(
+        self, letter: Letter, recipients: Sequence[Recipient]
+    ) -> list[tuple[Recipient, ...]]:
+        """The envelopes in which these recipients are reached, each the business of one call."""
+        if not letter.private_copies:
+            return [tuple(recipients)]
+        size = (self.max_recipients or len(recipients)) if self.private_copies_in_one_call else 1
+        return [tuple(recipients[i : i + size]) for i in range(0, len(recipients), size)]
+
+    @abstractmethod
+    def send(self, call: Call) -> Outcome:
+        """Try once to hand the mail over, and say exactly how far it got."""
+
+    def probe(self) -> Iterator[ProbeStep]:
+        """What ``doctor`` shows: connect, TLS, AUTH, one step at a time. Sends no mail."""
+        yield ProbeStep(self.name, True, f"{self.label}: nothing to probe")
+
+    def close(self) -> None:
+        """Let go of connections. The transport may be used again afterwards."""
+
+
+def features_of(letter: Letter) -> Iterator[Feature]:
+    """What a letter asks for beyond plain MIME mail."""
+    asked = {
+        Feature.TAGS: letter.tags,
+        Feature.METADATA: letter.metadata,
+        Feature.TEMPLATE_ID: letter.template_id,
+        Feature.MERGE_DATA: letter.merge_data,
+        Feature.MERGE_GLOBAL_DATA: letter.merge_global_data,
+        Feature.MERGE_METADATA: letter.merge_metadata,
+        Feature.MERGE_HEADERS: letter.merge_headers,
+        Feature.TRACK_OPENS: letter.track_opens is not None,
+        Feature.TRACK_CLICKS: letter.track_clicks is not None,
+        Feature.ESP_EXTRA: letter.esp_extra,
+        Feature.ALTERNATIVES: letter.alternatives,
+        Feature.INLINE: letter.inline_parts,
+        Feature.PART_HEADERS: any(part.headers for part in letter.parts),
+    }
+    return (feature for feature, value in asked.items() if value)
