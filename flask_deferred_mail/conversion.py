@@ -1,0 +1,270 @@
+"""What may be written for a setting, and the value that it becomes.
+
+Settings come from Python files, from JSON and TOML, and from the environment, where everything is
+text and ``app.config.from_prefixed_env()`` may or may not have read it as JSON already. So every
+converter takes a value or its text, and answers with the value or raises :class:`Unfit`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
+
+from .address import parse_address
+from .cleaning import clean
+from .letter import Address
+
+Converter = Callable[[Any], Any]
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_SHOWN = 60
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*:[^\s#]*|(?:failover|roundrobin)\(.+\))", re.IGNORECASE)
+_HOST = re.compile(r"[^\s/@?#%\[\]:]+")
+_HEADER_NAME = re.compile(r"[!-9;-~]{1,76}")
+# Each mail has its own; one default for all of them would be wrong, or (Bcc) a leak.
+_OWN_HEADERS = frozenset({"from", "to", "cc", "bcc", "subject", "date", "message-id"})
+_MIME_HEADERS = ("mime-version", "content-")
+_NOT_IN_A_LINE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+class Unfit(ValueError):
+    """A value that a setting cannot have. The text says what was expected instead."""
+
+
+def unset(value: object) -> bool:
+    """Whether a key counts as not set: ``None``, or blank text (``KEY=`` in the environment)."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def shown(value: object, *, secret: bool) -> str:
+    """The value for an error's text; of one that can hold a secret, only its type."""
+    if secret:
+        return f"a value of type {type(value).__name__}"
+    return clean(repr(value), _SHOWN)
+
+
+def text(value: Any) -> str:
+    """Text; a whole number becomes its digits, since JSON made one of a password ``12345``."""
+    if isinstance(value, str):
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise Unfit("text in UTF-8")
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise Unfit(
+        "text (from_prefixed_env() reads JSON: there, write it in double quotes, '\"...\"')"
+    )
+
+
+def boolean(value: Any) -> bool:
+    """True or false, also as 1/true/yes/on and 0/false/no/off in any case."""
+    word = str(value).strip().lower() if isinstance(value, (str, int)) else ""
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise Unfit("true or false (or 1/yes/on, 0/no/off)")
+
+
+def whole_number(least: int, most: int) -> Callable[[Any], int]:
+    """A converter to whole numbers within these bounds."""
+
+    def convert(value: Any) -> int:
+        number = _number(value)
+        if number is None or not number.is_integer() or not least <= number <= most:
+            raise Unfit(f"a whole number from {least} to {most}")
+        return int(number)
+
+    return convert
+
+
+def seconds(least: float, most: float) -> Callable[[Any], float]:
+    """A converter to seconds within these bounds; takes a :class:`~datetime.timedelta` too."""
+
+    def convert(value: Any) -> float:
+        number = value.total_seconds() if isinstance(value, timedelta) else _number(value)
+        if number is None or not least <= number <= most:
+            raise Unfit(f"seconds from {least:g} to {most:.15g}, as a number or a timedelta")
+        return number
+
+    return convert
+
+
+def schedule(least: float, most: float) -> Callable[[Any], tuple[float, ...]]:
+    """A converter to a row of delays: a list, a JSON list, ``"60,300"`` or a single number."""
+    delay = seconds(least, most)
+
+    def convert(value: Any) -> tuple[float, ...]:
+        try:
+            delays = tuple(delay(item) for item in _items(value))
+        except Unfit as unfit:
+            raise Unfit(f"a list of {unfit}") from None
+        if not delays:
+            raise Unfit("at least one delay in seconds")
+        return delays
+
+    return convert
+
+
+def one_of(*words: str, later: Sequence[str] = ()) -> Callable[[Any], str]:
+    """A converter to one of these words; those in ``later`` are refused with the reason."""
+
+    def convert(value: Any) -> str:
+        word = value.strip().lower() if isinstance(value, str) else ""
+        if word in words:
+            return word
+        choice = " or ".join(repr(w) for w in words)
+        if word in later:
+            raise Unfit(f"{choice} ({word!r} comes with a later release)")
+        raise Unfit(choice)
+
+    return convert
+
+
+def table(value: Any) -> Mapping[str, Any]:
+    """A mapping whose keys are text, also as a JSON object."""
+    if isinstance(value, str):
+        value = _json(value)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return value
+    raise Unfit("a dict, or a JSON object as text")
+
+
+def database_uri(value: Any) -> str:
+    """The URL of an SQLite database; those of later releases are refused by name."""
+    uri = text(value).strip()
+    scheme, separator, rest = uri.partition("://")
+    backend, _, driver = scheme.lower().partition("+")
+    if separator and backend in ("postgresql", "postgres", "mysql", "mariadb"):
+        raise Unfit("an SQLite URL (PostgreSQL, MySQL and MariaDB come with the next release)")
+    if (
+        not separator
+        or backend != "sqlite"
+        or driver not in ("", "pysqlite")
+        or not (rest == "" or rest.startswith("/"))
+    ):
+        raise Unfit("an SQLite URL such as 'sqlite:////var/lib/myapp/mail.sqlite3'")
+    return uri
+
+
+def located(uri: str, folder: str) -> str:
+    """An SQLite URL whose relative path starts at ``folder``.
+
+    The working directories of a web server, a cron job and a terminal differ: each would have its
+    own file, and the mail that one recorded would never be sent by another.
+    """
+    scheme, _, rest = uri.partition("://")
+    path, mark, query = rest.removeprefix("/").partition("?")
+    if in_memory(uri) or path.startswith("file:") or os.path.isabs(path):
+        return uri
+    return f"{scheme}:///{os.path.join(folder, path)}{mark}{query}"
+
+
+def in_memory(uri: str) -> bool:
+    """Whether an SQLite URL names no file, so that the mail ends with the process."""
+    path, _, query = uri.partition("://")[2].removeprefix("/").partition("?")
+    return path in ("", ":memory:", "file::memory:") or "mode=memory" in query
+
+
+def mailbox(value: Any) -> Address:
+    """One address, with or without a name; also as a pair of name and address."""
+    # Out of JSON a (name, address) pair comes as a list.
+    return parse_address(tuple(value) if isinstance(value, list) else value, "address")
+
+
+def addr_spec(value: Any) -> str:
+    """The bare address of a mailbox."""
+    return mailbox(value).email
+
+
+def domain(value: Any) -> str:
+    """A domain, in A-labels."""
+    name = text(value).strip()
+    if not _HOST.fullmatch(name):
+        raise Unfit("a domain such as 'example.com'")
+    return parse_address(f"id@{name}", "domain").email.rpartition("@")[2]
+
+
+def headers(value: Any) -> Mapping[str, str]:
+    """Header fields that may stand in every mail: names and values of one line each."""
+    return MappingProxyType(
+        {_header_name(name): _one_line(line) for name, line in table(value).items()}
+    )
+
+
+def _header_name(name: str) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        raise Unfit("header names of printable ASCII without blanks and colons")
+    if name.lower() in _OWN_HEADERS or name.lower().startswith(_MIME_HEADERS):
+        raise Unfit(f"no {name} among the default headers: each mail has its own")
+    return name
+
+
+def _one_line(value: Any) -> str:
+    line = text(value)
+    if any(unicodedata.category(char) in _NOT_IN_A_LINE for char in line):
+        raise Unfit("header values without line breaks and control characters")
+    return line
+
+
+def transport_url(value: Any) -> str:
+    """Something that has the form of a transport URL; the schemes are the transports' business."""
+    url = value.strip() if isinstance(value, str) else ""
+    if not _URL.fullmatch(url):
+        raise Unfit(
+            "a transport URL such as 'smtp://user:password@mail.example.com', with blanks, '@', "
+            "'/', '#' and '?' in user and password percent-encoded"
+        )
+    return url
+
+
+def host(value: Any) -> str:
+    """A host's name or address as it stands in a URL: IPv6 in brackets."""
+    name = text(value).strip()
+    if _HOST.fullmatch(name):
+        return name
+    try:
+        return f"[{ipaddress.IPv6Address(name.strip('[]'))}]"
+    except ValueError:
+        raise Unfit("the name or IP address of a host (its port goes elsewhere)") from None
+
+
+def not_yet(value: Any) -> None:
+    """For a key that a later release brings: empty values pass, anything else is refused."""
+    if value in (False, 0) or (isinstance(value, (Mapping, Sequence)) and not value):
+        return
+    raise Unfit("nothing: what it asks for is not in this release, so leave it out")
+
+
+def _number(value: Any) -> float | None:
+    """The finite number that a value is or spells; ``None`` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _items(value: Any) -> Sequence[Any]:
+    if isinstance(value, str):
+        listed = _json(value)
+        value = listed if isinstance(listed, list) else [i for i in value.split(",") if i.strip()]
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _json(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None
