@@ -9,7 +9,8 @@
     │   └── UnsupportedFeature      the chosen transport cannot carry what the message asks for
     ├── StoreError                  the row could not be written or read
     │   ├── StoreBusy               another process held the database for too long
-    │   └── SchemaError             tables are missing, or newer than this version knows
+    │   ├── SchemaError             tables are missing, or newer than this version knows
+    │   └── UnknownFormat           the mail was recorded by a newer version than this one
     ├── JobNotFound (LookupError)   no row has that id or key
     ├── IllegalTransition           the job's status does not allow what was asked
     └── NotYetAvailable             a name of the public contract that a later release brings
@@ -82,6 +83,10 @@ class StoreBusy(StoreError):
 
 class SchemaError(StoreError):
     """The tables are missing, or were made by a newer version than this one."""
+
+
+class UnknownFormat(StoreError):
+    """The mail was recorded in a format that this version cannot read; it is left alone."""
 
 
 class JobNotFound(DeferredMailError, LookupError):
