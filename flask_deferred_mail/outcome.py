@@ -150,6 +150,13 @@ class Outcome:
         )
 
     @property
+    def answered(self) -> bool:
+        """Whether the other side answered: it is there, and has said what it made of the call."""
+        if self.fault is not None:
+            return self.fault.kind is not FaultKind.UNREACHABLE
+        return any(result.fate is not Fate.UNKNOWN for result in self.results)
+
+    @property
     def detail(self) -> str:
         """The first words that explain why not everybody was reached; else the final reply."""
         for result in self.results:

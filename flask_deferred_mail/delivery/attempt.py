@@ -1,0 +1,252 @@
+"""One attempt at one mail: the function that every door uses.
+
+    claimed mail -> transport -> outcome -> row, attempt log and addresses in one fenced
+    transaction -> signal
+
+The closed response, ``send_now``, the sweep and whatever comes later all end up in
+:meth:`Deliverer.deliver`. It never raises for what a transport or a mail does; only a lost
+database, and what ends the process, pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from .. import crashpoints
+from ..deadline import Deadline
+from ..errors import HandoverRefused
+from ..job import ACCEPTED, Job, JobRecipient, JobStatus
+from ..letter import Letter
+from ..outcome import Fate, RecipientResult, ServerNote
+from ..store.claims import Claim
+from ..store.statements import AttemptNote, Verdict
+from .calls import Calls, Tools
+from .leases import OUT_OF_TIME, Holding, LeaseKeeper, Phase
+from .verdict import Tally, after_attempt, apply, before_attempt
+
+log = logging.getLogger("flask_deferred_mail.delivery")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What an attempt came to, for counting and for whoever waits for it."""
+
+    #: ``sent|partial|retry|failed|held|expired|returned``
+    result: str
+    detail: str = ""
+    note: AttemptNote | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """What a listener is told of an attempt."""
+
+    job_id: int
+    status: JobStatus
+    #: Somebody was accepted by a server in this attempt.
+    accepted: bool
+    note: AttemptNote
+    #: As it was mailed; ``None`` if it could not be read.
+    letter: Letter | None
+
+
+class Listener(Protocol):
+    """Told after each commit. What it raises is its own business to contain."""
+
+    def attempted(self, event: Attempted) -> None:
+        """An attempt has ended and is written down."""
+
+    def gave_up(self, job: Job) -> None:
+        """A mail was ended without an attempt (expired or given up while its transport rested)."""
+
+
+#: How long after its deadlines an attempt counts as standing still.
+GRACE = 5.0
+
+
+class Deliverer:
+    """Delivers claimed mails. One object per app and process, used by many threads."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        leases: LeaseKeeper,
+        listener: Listener,
+        context: Callable[[], AbstractContextManager[object]],
+        rng: random.Random,
+    ) -> None:
+        self.tools = tools
+        self.store = tools.store
+        self.pacing = tools.pacing
+        self.policy = tools.policy
+        self.timing = tools.timing
+        self.leases = leases
+        self.listener = listener
+        self.context = context
+        self.rng = rng
+        leases.on_stuck = self._record_stuck
+
+    def deliver(
+        self,
+        holding: Holding,
+        letter: Letter | None = None,
+        *,
+        cleared: bool = False,
+        contain: bool = True,
+        budget: Deadline | None = None,
+    ) -> Delivered:
+        """Attempt one mail that is in hand, write down what came of it, and let go of it.
+
+        ``letter`` saves reading it back when the caller still has it. ``cleared``: the caller has
+        asked :class:`Pacing` already. ``contain``: in a thread of ours, an exception of any class
+        is the mail's fault; elsewhere ``SystemExit`` and its like pass, and the mail is given
+        back. ``budget`` bounds the attempt further.
+
+        :raises StoreError: the outcome could not be written; the lease will end by itself.
+        """
+        try:
+            return self._attempt(holding, letter, cleared, contain, budget)
+        finally:
+            self.leases.let_go(holding)
+
+    def _attempt(
+        self,
+        holding: Holding,
+        letter: Letter | None,
+        cleared: bool,
+        contain: bool,
+        budget: Deadline | None,
+    ) -> Delivered:
+        claim = holding.claim
+        started = _Clock()
+        ended = before_attempt(claim, self.policy, time.time(), started.note())
+        if ended is not None:
+            return self._record(holding, ended, letter)
+        if not cleared and (rest := self.pacing.may_send(claim.transport)) is not None:
+            return self._return(holding, f"transport {claim.transport!r} rests: {rest.reason}")
+        seconds = self.timing.attempt(claim.size)
+        deadline = budget.sooner(seconds) if budget else Deadline.after(seconds)
+        overdue_at = deadline.at + self.timing.final_reply + GRACE
+        if not holding.begin(deadline, overdue_at):
+            return Delivered("returned", holding.why_dropped)
+        crashpoints.reached("after-claim")
+        work = Calls(self.tools, holding, deadline, contain)
+        try:
+            tally = self._run(work, letter)
+        except HandoverRefused as refusal:
+            if str(refusal) != OUT_OF_TIME:
+                return self._return(holding, str(refusal))
+            tally = work.out_of_time(str(refusal))
+        except BaseException:
+            if not holding.handed_over:
+                self._return(holding, "the process was told to stop")
+            raise
+        crashpoints.reached("before-outcome")
+        verdict = after_attempt(
+            claim, self.policy, tally, time.time(), started.note(work.server), self.rng
+        )
+        return self._record(holding, verdict, work.letter)
+
+    def _run(self, work: Calls, letter: Letter | None) -> Tally:
+        """Run the calls in a fresh context; a context that breaks must not lose an outcome."""
+        tally: Tally | None = None
+        try:
+            with self.context():
+                tally = work.run(letter)
+        except HandoverRefused:
+            raise
+        except Exception as error:
+            if tally is None:
+                return work.broke(error)
+            log.exception("mail %d: tearing the context down broke", work.claim.job_id)
+        assert tally is not None
+        return tally
+
+    # -- afterwards -------------------------------------------------------------------------
+
+    def _record(self, holding: Holding, verdict: Verdict, letter: Letter | None) -> Delivered:
+        claim = holding.claim
+        if not self.store.record(claim, verdict):
+            log.warning(
+                "mail %d: lease lost before its outcome (%s) was written; the row is another's",
+                claim.job_id,
+                verdict.note.outcome,
+            )
+            return Delivered("returned", "lease lost", verdict.note)
+        crashpoints.reached("after-outcome")
+        result = _result_word(verdict)
+        _tell(claim, verdict, result)
+        self.listener.attempted(
+            Attempted(
+                job_id=claim.job_id,
+                status=verdict.status,
+                accepted=_accepted(verdict.recipients) > _accepted(claim.recipients),
+                note=verdict.note,
+                letter=letter,
+            )
+        )
+        return Delivered(result, verdict.note.detail, verdict.note)
+
+    def _return(self, holding: Holding, why: str) -> Delivered:
+        self.leases.give_back([holding], why)
+        return Delivered("returned", why)
+
+    def _record_stuck(self, holding: Holding) -> None:
+        """Write down an attempt that stands still; its thread can hand nothing over any more."""
+        claim, handed = holding.claim, holding.phase is Phase.HANDED_OVER
+        fate = Fate.UNKNOWN if handed else Fate.DEFERRED
+        detail = "the attempt stood still past its deadline"
+        results = [RecipientResult(address, fate, detail) for address in holding.in_call]
+        tally = Tally(
+            recipients=apply(claim.recipients, results, holding.call_key, answered=False),
+            costs_attempt=True,
+            rests_for=None,
+            interrupted=False,
+            unknown=handed,
+            answered=False,
+            detail=detail,
+        )
+        note = AttemptNote(time.time(), self.timing.attempt(claim.size), "retry", detail)
+        verdict = after_attempt(claim, self.policy, tally, time.time(), note, self.rng)
+        self._record(holding, verdict, None)
+        self.leases.let_go(holding)
+
+
+class _Clock:
+    """When an attempt began, and how long it has lasted."""
+
+    def __init__(self) -> None:
+        self.wall = time.time()
+        self.started = time.monotonic()
+
+    def note(self, server: ServerNote | None = None) -> AttemptNote:
+        seconds = round(time.monotonic() - self.started, 6)
+        return AttemptNote(self.wall, seconds, "retry", "", server or ServerNote())
+
+
+def _accepted(recipients: Sequence[JobRecipient]) -> int:
+    return sum(entry.status in ACCEPTED for entry in recipients)
+
+
+def _result_word(verdict: Verdict) -> str:
+    if verdict.status is JobStatus.PENDING:
+        return "returned" if verdict.refund else "retry"
+    return verdict.status.value
+
+
+def _tell(claim: Claim, verdict: Verdict, result: str) -> None:
+    level = logging.INFO if result in ("sent", "returned") else logging.WARNING
+    log.log(
+        level,
+        "mail %d: %s at attempt %d%s",
+        claim.job_id,
+        result,
+        claim.number,
+        f" ({verdict.note.detail})" if verdict.note.detail and result != "sent" else "",
+    )

@@ -1,0 +1,133 @@
+"""Sends once the response is out: what the closed response rings.
+
+``ring`` is all that runs inside the server's ``close()``: it puts a number into a queue. It does
+not touch the database or the network and cannot block. Rows may be inserted already leased to this
+process, which saves the claim; then the mail is in hand from the start (:class:`Phase.RESERVED`)
+and the bell only says "now". What does not fit is left to the sweep.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import StoreError
+from ..letter import Letter
+from ..store.claims import Claim, Claims, Lease
+from .attempt import Deliverer
+from .leases import Holding, LeaseKeeper, Phase
+from .pool import SenderPool
+
+log = logging.getLogger("flask_deferred_mail.delivery")
+
+#: Mails in hand per sender thread: enough to bridge a burst, few enough that a killed process
+#: leaves little behind for its leases' length.
+PLACES_PER_THREAD = 16
+
+#: A letter larger than this (bytes) is read back from its row rather than kept in memory.
+KEPT_IN_MEMORY = 256 * 1024
+
+#: Seconds for which nothing is sent after the database could not be written to.
+PAUSE_AFTER_STORE_ERROR = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One recorded mail, to be sent when the bell rings."""
+
+    job_id: int
+    #: Set when the row was inserted already leased.
+    holding: Holding | None = None
+    letter: Letter | None = None
+
+
+class Dispatcher:
+    """The sender threads of one app in one process."""
+
+    def __init__(
+        self,
+        threads: int,
+        lease: Lease,
+        claims: Claims,
+        leases: LeaseKeeper,
+        deliverer: Deliverer,
+        after_each: Callable[[], None],
+        usable: bool = True,
+    ) -> None:
+        self.lease = lease
+        self.claims = claims
+        self.leases = leases
+        self.deliverer = deliverer
+        self.places = threads * PLACES_PER_THREAD
+        #: False where threads do not run (uWSGI without them): mail is left to the sweep.
+        self.usable = usable
+        self._after_each = after_each
+        self._paused_until = 0.0
+        self._pool: SenderPool[Ticket] = SenderPool(threads, self._send, "deferred-mail-sender")
+
+    # -- in the request ---------------------------------------------------------------------
+
+    def room_for(self, transport: str) -> Lease | None:
+        """The lease with which a row may be inserted for this process, if there is room."""
+        if not self.usable or time.monotonic() < self._paused_until:
+            return None
+        if self.leases.count() >= self.places:
+            return None
+        return self.lease if self.deliverer.pacing.looks_well(transport) else None
+
+    def reserve(self, claim: Claim, letter: Letter) -> Ticket:
+        """Take a row in hand that was inserted already leased."""
+        holding = self.leases.hold(claim, Phase.RESERVED)
+        return Ticket(claim.job_id, holding, letter if letter.size <= KEPT_IN_MEMORY else None)
+
+    # -- when the response is closed --------------------------------------------------------
+
+    def ring(self, ticket: Ticket) -> bool:
+        """Send this mail now, in the background. False: it is left to the sweep."""
+        if not self.usable or time.monotonic() < self._paused_until:
+            return False
+        if ticket.holding is None and self._pool.pending >= self.places:
+            return False
+        if ticket.holding is not None and not ticket.holding.enqueue():
+            # Given back while the response was still going out: claim it like any other.
+            ticket = Ticket(ticket.job_id)
+        return self._pool.submit(ticket)
+
+    # -- in the sender threads --------------------------------------------------------------
+
+    def _send(self, ticket: Ticket) -> None:
+        try:
+            holding = ticket.holding
+            if holding is None:
+                claim = self.claims.take_one(ticket.job_id)
+                if claim is None:
+                    return
+                holding = self.leases.hold(claim)
+            self.deliverer.deliver(holding, ticket.letter)
+        except StoreError as error:
+            self._paused_until = time.monotonic() + PAUSE_AFTER_STORE_ERROR
+            log.error(
+                "mail %d: %s; this process sends nothing for %.0f s",
+                ticket.job_id,
+                error,
+                PAUSE_AFTER_STORE_ERROR,
+            )
+        self._after_each()
+
+    def replace_stuck_thread(self) -> None:
+        """A sender thread stands still: let another do its work."""
+        self._pool.replace_one()
+
+    # -- at exit ----------------------------------------------------------------------------
+
+    def shut_down(self, seconds: float) -> None:
+        """Begin nothing more, wait a short while for what is in hand, give the rest back."""
+        end = time.monotonic() + seconds
+        self._pool.close()
+        waiting = [h for h in self.leases.in_hand() if h.phase in (Phase.RESERVED, Phase.QUEUED)]
+        self.leases.give_back(waiting, "the process ends")
+        self._pool.wait(1, max(0.0, end - time.monotonic()))
+        # Whoever has not sent the last byte by now cannot send it any more.
+        self.leases.give_back(self.leases.in_hand(), "the process ends")

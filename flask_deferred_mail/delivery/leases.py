@@ -1,0 +1,256 @@
+"""What this process has in hand, and for how long it may keep it.
+
+Every mail in hand is *held* here from its claim to its outcome. One heartbeat thread renews the
+leases of all of them by one statement every third of a lease, lets go of rows whose bell never
+rang, and watches the clock of each attempt: one that stands still past its time (an endless loop,
+a look-up that cannot be interrupted) is given up on, and can no longer hand anything over.
+
+The other side of that promise is :meth:`Holding.hand_over`. A transport calls it immediately
+before the last byte. It refuses when less than a third of the lease is left by this process's
+monotonic clock, when the attempt's wall clock has run out, or when the mail was given up on: then
+nobody else can have taken the row over while our last byte is on its way.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
+
+from ..deadline import Deadline
+from ..errors import HandoverRefused, StoreError
+from ..job import JobRecipient
+from ..store.claims import Claim
+from ..store.jobs import JobStore
+
+log = logging.getLogger("flask_deferred_mail.delivery")
+
+
+class Phase(Enum):
+    """How far a mail in hand has got."""
+
+    #: Leased with its row; the response is not out yet.
+    RESERVED = auto()
+    #: Waits for a sender thread.
+    QUEUED = auto()
+    WORKING = auto()
+    #: The last byte may be out: in doubt until an answer comes.
+    HANDED_OVER = auto()
+    #: Given up on, or given back: nothing may be handed over any more.
+    DROPPED = auto()
+
+
+class Holding:
+    """One mail in hand. Its phase changes under a lock, so that a drop and a last byte exclude
+    each other."""
+
+    __slots__ = (
+        "_lock",
+        "call_key",
+        "claim",
+        "deadline",
+        "in_call",
+        "lease_ends",
+        "lease_seconds",
+        "overdue_at",
+        "phase",
+        "why_dropped",
+    )
+
+    def __init__(self, claim: Claim, lease_seconds: float, phase: Phase) -> None:
+        self.claim = claim
+        self.lease_seconds = lease_seconds
+        self.lease_ends = claim.leased_at + lease_seconds
+        self.phase = phase
+        #: Wall clock of the attempt, once it has begun.
+        self.deadline: Deadline | None = None
+        #: When the watchdog gives up on it, by the monotonic clock.
+        self.overdue_at: float | None = None
+        self.why_dropped = ""
+        #: Addresses of the call under way, and its idempotency key.
+        self.in_call: tuple[str, ...] = ()
+        self.call_key = ""
+        self._lock = threading.Lock()
+
+    def enqueue(self) -> bool:
+        """The bell rang for a row that was inserted already leased. False: it was given back."""
+        with self._lock:
+            if self.phase is Phase.RESERVED:
+                self.phase = Phase.QUEUED
+            return self.phase is Phase.QUEUED
+
+    def begin(self, deadline: Deadline, overdue_at: float) -> bool:
+        """The attempt starts. False: the mail was dropped meanwhile."""
+        with self._lock:
+            if self.phase is Phase.DROPPED:
+                return False
+            self.phase = Phase.WORKING
+            self.deadline = deadline
+            self.overdue_at = overdue_at
+            return True
+
+    def hand_over(self) -> None:
+        """Leave to send the last byte.
+
+        :raises HandoverRefused: it must not go out any more.
+        """
+        with self._lock:
+            if self.phase is Phase.DROPPED:
+                raise HandoverRefused(self.why_dropped)
+            if self.lease_ends - time.monotonic() < self.lease_seconds / 3:
+                raise HandoverRefused("the lease could not be renewed in time")
+            if self.deadline is not None and self.deadline.left() <= 0:
+                raise HandoverRefused(OUT_OF_TIME)
+            self.phase = Phase.HANDED_OVER
+
+    def settled(self, recipients: tuple[JobRecipient, ...]) -> None:
+        """An answer came and is written down; the next envelope of the mail may follow."""
+        with self._lock:
+            self.claim = self.claim.with_recipients(recipients)
+            self.in_call = ()
+            if self.phase is Phase.HANDED_OVER:
+                self.phase = Phase.WORKING
+
+    def drop(self, why: str, *, unless: Iterable[Phase] = (Phase.HANDED_OVER,)) -> bool:
+        """Let go of the mail, unless it is too late for that."""
+        with self._lock:
+            if self.phase is Phase.DROPPED or self.phase in unless:
+                return False
+            self.phase = Phase.DROPPED
+            self.why_dropped = why
+            return True
+
+    @property
+    def handed_over(self) -> bool:
+        return self.phase is Phase.HANDED_OVER
+
+    @property
+    def key(self) -> tuple[int, str]:
+        return self.claim.job_id, self.claim.token
+
+
+#: Why a hand-over is refused when the attempt took too long: the mail pays for that one.
+OUT_OF_TIME = "the attempt's wall clock has run out"
+LOST = "somebody else has taken the mail over"
+
+OnStuck = Callable[[Holding], None]
+
+
+class LeaseKeeper:
+    """Keeps the leases of one process. The heartbeat thread starts with the first mail in hand."""
+
+    def __init__(self, store: JobStore, seconds: float) -> None:
+        self.store = store
+        self.seconds = seconds
+        #: Told of an attempt that stands still past its time and has been dropped, or is in doubt.
+        self.on_stuck: OnStuck = _ignore
+        self._held: dict[tuple[int, str], Holding] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def hold(self, claim: Claim, phase: Phase = Phase.QUEUED) -> Holding:
+        """Take a claimed mail in hand."""
+        holding = Holding(claim, self.seconds, phase)
+        with self._changed:
+            self._held[holding.key] = holding
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._beat, name="deferred-mail-heartbeat", daemon=True
+                )
+                self._thread.start()
+            elif len(self._held) == 1:
+                self._changed.notify()
+        return holding
+
+    def let_go(self, holding: Holding) -> None:
+        """The mail is not in hand any more."""
+        with self._changed:
+            self._held.pop(holding.key, None)
+
+    def count(self) -> int:
+        """How many mails are in hand."""
+        return len(self._held)
+
+    def in_hand(self) -> list[Holding]:
+        with self._changed:
+            return list(self._held.values())
+
+    def give_back(self, holdings: Iterable[Holding], why: str) -> int:
+        """Return mails that nobody has begun to hand over; their attempts are refunded."""
+        dropped = [holding for holding in holdings if holding.drop(why)]
+        try:
+            return self.store.give_back([holding.claim for holding in dropped])
+        except StoreError as error:
+            # Their leases end by themselves.
+            log.warning("could not give back %d mails: %s", len(dropped), error)
+            return 0
+        finally:
+            for holding in dropped:
+                self.let_go(holding)
+
+    # -- the heartbeat ----------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        while True:
+            with self._changed:
+                while not self._held:
+                    self._changed.wait()
+                # Short leases beat faster; long ones still notice a stuck attempt in time.
+                self._changed.wait(min(self.seconds / 6, 5.0))
+            try:
+                self.tend()
+            except Exception:
+                # The thread that keeps every promise of this process must not end.
+                log.exception("the heartbeat failed; it goes on")
+
+    def tend(self) -> None:
+        """One beat: watch the clocks, return what nobody rang for, renew the rest."""
+        now = time.monotonic()
+        held = self.in_hand()
+        for holding in held:
+            if holding.overdue_at is not None and holding.overdue_at <= now:
+                self._give_up_on(holding)
+        unrung = [h for h in held if h.phase is Phase.RESERVED and _half_over(h, now)]
+        if unrung:
+            self.give_back(unrung, "its response is not out yet")
+        self._renew([h for h in self.in_hand() if _worth_renewing(h, now)])
+
+    def _give_up_on(self, holding: Holding) -> None:
+        holding.overdue_at = None
+        if holding.drop("the attempt stood still past its time") or holding.handed_over:
+            self.on_stuck(holding)
+
+    def _renew(self, holdings: list[Holding]) -> None:
+        if not holdings:
+            return
+        asked_at = time.monotonic()
+        try:
+            ours = self.store.renew([h.key for h in holdings], self.seconds)
+        except StoreError as error:
+            log.warning("could not renew %d leases: %s", len(holdings), error)
+            return
+        for holding in holdings:
+            if holding.claim.job_id in ours:
+                holding.lease_ends = asked_at + self.seconds
+            else:
+                log.warning("mail %d: lease lost", holding.claim.job_id)
+                holding.drop(LOST)
+
+
+def _ignore(_holding: Holding) -> None:
+    """Nobody wants to know yet."""
+
+
+def _half_over(holding: Holding, now: float) -> bool:
+    return holding.lease_ends - now < holding.lease_seconds / 2
+
+
+def _worth_renewing(holding: Holding, now: float) -> bool:
+    # Reserved rows are not: if the response never ends, the sweep must get them.
+    if holding.phase in (Phase.RESERVED, Phase.DROPPED):
+        return False
+    if holding.phase is Phase.HANDED_OVER and holding.overdue_at is None:
+        return False  # given up on while in doubt
+    return holding.lease_ends - now < holding.lease_seconds * 2 / 3

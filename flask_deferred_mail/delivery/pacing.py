@@ -1,0 +1,161 @@
+"""Leave a transport alone while something is wrong with it.
+
+All processes share what they know through the database; each looks at most once a second. A
+transport that is back is found out by one sender with one mail at a time: the *probe*.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import StoreError
+from ..outcome import FaultKind, Outcome, TransportFault
+from ..retry import rest
+from ..store.claims import new_token
+from ..store.transport_state import TransportState, TransportStates
+
+log = logging.getLogger("flask_deferred_mail.delivery")
+
+#: Seconds for which what was read of the shared state is believed.
+BELIEVED = 1.0
+
+#: Faults in a row up to which rests are told apart.
+_GROWTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The transport is to be left alone."""
+
+    seconds: float
+    reason: str
+
+
+class Pacing:
+    """Decides whether a transport may be used now, and remembers how it went."""
+
+    def __init__(
+        self,
+        states: TransportStates,
+        schedule: Sequence[float],
+        probe_seconds: float,
+        rng: random.Random,
+    ) -> None:
+        self.states = states
+        self.schedule = schedule
+        self.probe_seconds = probe_seconds
+        self.rng = rng
+        self._known: dict[str, TransportState] = {}
+        self._read_at = -BELIEVED
+        self._lock = threading.Lock()
+
+    def known(self) -> dict[str, TransportState]:
+        """The shared state, at most :data:`BELIEVED` seconds old."""
+        with self._lock:
+            if time.monotonic() >= self._read_at + BELIEVED:
+                self._known = self.states.all()
+                self._read_at = time.monotonic()
+            return self._known
+
+    def forget(self) -> None:
+        """Look again at the next question."""
+        self._read_at = -BELIEVED
+
+    def _left(self, state: TransportState) -> float:
+        return state.rests_for - (time.monotonic() - self._read_at)
+
+    def may_send(self, name: str) -> Rest | None:
+        """``None``: go on (if something was wrong, as the one probe). Else leave it alone."""
+        state = self.known().get(name)
+        if state is None or not state.failures:
+            return None
+        if self._left(state) > 0:
+            return Rest(self._left(state), state.reason or "")
+        if self.states.try_probe(name, new_token(), self.probe_seconds):
+            return None
+        return Rest(min(self.probe_seconds, 5.0), f"{state.reason} (one mail is trying it now)")
+
+    def looks_well(self, name: str) -> bool:
+        """Whether nothing is known to be wrong; never asks the database."""
+        state = self._known.get(name)
+        return state is None or not state.failures
+
+    def is_resting(self, name: str) -> bool:
+        """Whether nothing at all may be sent by it now."""
+        state = self.known().get(name)
+        return state is not None and state.failures > 0 and self._left(state) > 0
+
+    def needs_probe(self, name: str) -> bool:
+        """Whether its rest is over and one mail is to try it."""
+        state = self.known().get(name)
+        return state is not None and state.failures > 0 and self._left(state) <= 0
+
+    # -- how it went ------------------------------------------------------------------------
+
+    def learn(self, name: str, job_id: int, outcome: Outcome, accepted: bool) -> list[int]:
+        """Take in the outcome of a call. Returns mails that deserve another try.
+
+        A database that cannot be written to must not change what becomes of the mail.
+        """
+        try:
+            return self._learn(name, job_id, outcome, accepted)
+        except StoreError as error:
+            log.error("could not note how transport %s does: %s", name, error)
+            return []
+
+    def _learn(self, name: str, job_id: int, outcome: Outcome, accepted: bool) -> list[int]:
+        reopened: list[int] = []
+        if outcome.server_wide is not None:
+            if self.states.server_wide(name, job_id, outcome.server_wide):
+                self.fault(name, TransportFault(FaultKind.UNREACHABLE, outcome.server_wide))
+            self.forget()
+        if outcome.message_config:
+            reopened = self.states.message_config(name, job_id)
+            if reopened:
+                self.fault(name, TransportFault(FaultKind.ACCOUNT, outcome.detail))
+            self.forget()
+        if outcome.fault is not None:
+            self.fault(name, outcome.fault)
+        elif outcome.server_wide is None and not outcome.message_config and outcome.answered:
+            self._went_well(name, accepted)
+        return reopened
+
+    def fault(self, name: str, fault: TransportFault) -> None:
+        """Something is wrong with the transport: let it rest."""
+        seconds = {
+            n: rest(n, fault.kind, fault.retry_after, self.schedule, self.rng)
+            for n in range(1, _GROWTH + 1)
+        }
+        failures = self.states.rest(name, fault.kind.value, fault.detail, seconds)
+        self.forget()
+        if failures is not None:
+            log.log(
+                logging.ERROR if fault.kind is FaultKind.ACCOUNT else logging.WARNING,
+                "transport %s rests for %.0f s (%s, fault %d in a row): %s",
+                name,
+                seconds[min(failures, _GROWTH)],
+                fault.kind.value,
+                failures,
+                fault.detail,
+            )
+
+    def rest_of(self, name: str) -> float:
+        """Seconds for which it is to be left alone."""
+        state = self.known().get(name)
+        return max(0.0, self._left(state)) if state and state.failures else 0.0
+
+    def _went_well(self, name: str, accepted: bool) -> None:
+        """The server talked to us about this mail, so it is there; costs a write only if noted."""
+        state = self._known.get(name)
+        if state is None:
+            return
+        if state.failures or (accepted and state.has_streak):
+            self.states.recovered(name)
+            self.forget()
+            if state.failures:
+                log.warning("transport %s is back", name)

@@ -1,0 +1,220 @@
+"""One pass over what is due: claim it, attempt each mail, count how it went.
+
+What a cron line calls. Any number of passes may run at once, on any number of processes: each
+mail is claimed by one of them. A mail is attempted once per pass. Mails whose former sender died
+come last, one by one, with nothing else in flight: a poisoned mail that takes its process down
+takes no other mail's attempt with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from ..errors import StoreError
+from ..job import JobStatus
+from ..store.changes import Changes
+from ..store.claims import Claim, Claims
+from ..store.dialect import now_seconds
+from ..store.reports import Reports
+from .attempt import Delivered, Deliverer
+from .leases import Holding, LeaseKeeper, Phase
+from .pacing import Pacing
+from .pool import SenderPool
+
+log = logging.getLogger("flask_deferred_mail.delivery")
+
+#: Seconds that an idle ``--wait`` sleeps at most before it looks again.
+LONGEST_PAUSE = 2.0
+
+
+@dataclass
+class Counts:
+    """What a pass came to; ``claimed`` is the sum of the others."""
+
+    claimed: int = 0
+    sent: int = 0
+    partial: int = 0
+    retry: int = 0
+    failed: int = 0
+    held: int = 0
+    expired: int = 0
+    returned: int = 0
+
+    def add(self, result: str) -> None:
+        """Count one mail under how it went."""
+        self.claimed += 1
+        setattr(self, result, getattr(self, result) + 1)
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class Sweep:
+    """Passes over what is due, with a number of sender threads of its own."""
+
+    def __init__(
+        self,
+        *,
+        claims: Claims,
+        changes: Changes,
+        reports: Reports,
+        leases: LeaseKeeper,
+        deliverer: Deliverer,
+        pacing: Pacing,
+        seen: Callable[[], None],
+        concurrency: int = 4,
+        limit: int | None = None,
+        on_result: Callable[[Delivered], None] | None = None,
+    ) -> None:
+        self.claims = claims
+        self.changes = changes
+        self.reports = reports
+        self.leases = leases
+        self.deliverer = deliverer
+        self.pacing = pacing
+        self.seen = seen
+        self.concurrency = concurrency
+        self.limit = limit
+        self.counts = Counts()
+        self._on_result = on_result
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._error: StoreError | None = None
+        self._claimed = 0
+        self._pool: SenderPool[tuple[Holding, bool]] = SenderPool(
+            concurrency, self._send, "deferred-mail-sweep"
+        )
+
+    def stop(self) -> None:
+        """Claim nothing more, finish what is being sent, give the rest back."""
+        self._stop.set()
+
+    def run(self, wait: float = 0.0) -> Counts:
+        """One pass; with ``wait``, passes for that many seconds, as mails become due.
+
+        :raises StoreError: the database failed; what was in hand is left to its lease.
+        """
+        end = time.monotonic() + wait
+        try:
+            while True:
+                self._one_pass()
+                left = end - time.monotonic()
+                if left <= 0 or self._done():
+                    return self.counts
+                pause = min(left, self.reports.next_due_in() or LONGEST_PAUSE, LONGEST_PAUSE)
+                self._stop.wait(max(pause, 0.05))
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        unstarted = [holding for holding, _ in self._pool.close()]
+        for _ in range(self.leases.give_back(unstarted, "the sweep was told to stop")):
+            self._count(Delivered("returned"))
+        # A thread that stands still is a daemon: it ends with the process.
+        self._pool.wait(1, None if self._error is None else 5.0)
+        if self._error is not None:
+            raise self._error
+
+    def _one_pass(self) -> None:
+        self.seen()
+        before = now_seconds()
+        self._end_overdue()
+        while not self._done() and self._claim_round(before):
+            # Claim again as soon as half of the places are free.
+            self._pool.wait(self.concurrency + 1, 30.0)
+        self._wait_until_idle()
+        self._suspects(before)
+
+    def _done(self) -> bool:
+        return (
+            self._stop.is_set()
+            or self._error is not None
+            or (self.limit is not None and self._claimed >= self.limit)
+        )
+
+    def _claim_round(self, before: float) -> bool:
+        """Claim from every transport that may send. False: there was nothing."""
+        found = False
+        for name in self.claims.transports_with_due(before):
+            if self._done():
+                break
+            found |= self._claim_from(name, before)
+        return found
+
+    def _claim_from(self, name: str, before: float) -> bool:
+        if self.pacing.is_resting(name):
+            return False
+        probing = self.pacing.needs_probe(name)
+        if probing and self.pacing.may_send(name) is not None:
+            return False
+        places = 1 if probing else self._places()
+        claims = self.claims.take(name, places, due_before=before) if places else []
+        self._put(claims, cleared=probing)
+        return bool(claims) or places == 0
+
+    def _places(self) -> int:
+        places = max(0, self.concurrency * 2 - self._pool.pending)
+        return places if self.limit is None else min(places, self.limit - self._claimed)
+
+    def _put(self, claims: list[Claim], cleared: bool) -> None:
+        self._claimed += len(claims)
+        for claim in claims:
+            self._pool.submit((self.leases.hold(claim), cleared))
+
+    def _suspects(self, before: float) -> None:
+        """Those whose sender died, one at a time and alone."""
+        for name in self.claims.transports_with_due(before):
+            while not self._done() and not self.pacing.is_resting(name):
+                probing = self.pacing.needs_probe(name)
+                if probing and self.pacing.may_send(name) is not None:
+                    break
+                claims = self.claims.take(name, 1, due_before=before, suspects=True)
+                if not claims:
+                    break
+                self._put(claims, cleared=probing)
+                self._wait_until_idle()
+
+    def _end_overdue(self) -> None:
+        """Mails whose time is over end, even while their transport rests."""
+        give_up_after = self.deliverer.policy.give_up_after
+        for name in self.claims.transports_with_due():
+            if not self.pacing.is_resting(name):
+                continue
+            for job, _ in self.changes.end_overdue(name, give_up_after):
+                self._count(Delivered(_word(job.status)))
+                self.deliverer.listener.gave_up(job)
+
+    def _wait_until_idle(self) -> None:
+        while not self._pool.wait(1, 1.0):
+            if self._stop.is_set() or self._error is not None:
+                return
+
+    # -- in the sender threads --------------------------------------------------------------
+
+    def _send(self, item: tuple[Holding, bool]) -> None:
+        holding, cleared = item
+        if self._stop.is_set() and holding.phase is Phase.QUEUED:
+            self.leases.give_back([holding], "the sweep was told to stop")
+            self._count(Delivered("returned"))
+            return
+        try:
+            delivered = self.deliverer.deliver(holding, cleared=cleared)
+        except StoreError as error:
+            log.error("mail %d: %s", holding.claim.job_id, error)
+            self._error = error
+            delivered = Delivered("returned", str(error))
+        self._count(delivered)
+
+    def _count(self, delivered: Delivered) -> None:
+        with self._lock:
+            self.counts.add(delivered.result)
+        if self._on_result is not None:
+            self._on_result(delivered)
+
+
+def _word(status: JobStatus) -> str:
+    return status.value if status in (JobStatus.EXPIRED, JobStatus.PARTIAL) else "failed"

@@ -1,0 +1,310 @@
+"""The SQL that takes ownership of due mails.
+
+A claim is one transaction: it finds what is due, marks it ``sending`` with a token that nobody
+else knows, counts the attempt, and sets the end of the lease. Every later write names the token
+and so touches nothing once somebody else has taken the row over. A row whose lease ran out is due
+like any other; taking it counts a *death* of its former sender and leaves a line in the attempt
+log, so that a mail that kills its senders comes to an end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, case, select, update
+
+from ..job import JobRecipient, JobStatus
+from ..letter import Submission
+from .database import Database
+from .dialect import now, now_seconds
+from .payload import FORMAT
+from .rows import fresh_recipients, recipients_from
+from .schema import attempts, jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How a process takes rows: for how long, and under which name."""
+
+    seconds: float
+    #: Host and process id, for people.
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A mail that this process has in hand until its lease ends."""
+
+    job_id: int
+    token: str
+    #: By this process's monotonic clock: when the lease was asked for (it ends no earlier than
+    #: ``Lease.seconds`` after this).
+    leased_at: float
+    transport: str
+    #: Number of this attempt, counted from 1.
+    number: int
+    #: Attempts that count against the budget, this one included.
+    spent: int
+    max_attempts: int | None
+    #: Attempts in a row that ended without any outcome, before this one.
+    deaths: int
+    #: The former sender died when the last byte may have been out, and the mail must not be sent
+    #: twice.
+    died_handing_over: bool
+    generation: int
+    died_generation: int | None
+    on_unknown: str | None
+    first_due_at: float
+    expires_at: float | None
+    size: int
+    message_id: str
+    recipients: tuple[JobRecipient, ...]
+    #: Inserted already leased: nothing has been counted for it yet.
+    preleased: bool = False
+
+    def with_recipients(self, recipients: tuple[JobRecipient, ...]) -> Claim:
+        return replace(self, recipients=recipients)
+
+
+_COLUMNS = (
+    jobs.c.id,
+    jobs.c.status,
+    jobs.c.transport,
+    jobs.c.attempts,
+    jobs.c.budget_start,
+    jobs.c.max_attempts,
+    jobs.c.deaths,
+    jobs.c.handing_over,
+    jobs.c.generation,
+    jobs.c.died_generation,
+    jobs.c.on_unknown,
+    jobs.c.first_due_at,
+    jobs.c.expires_at,
+    jobs.c.size,
+    jobs.c.message_id,
+    jobs.c.recipients,
+    jobs.c.lease_owner,
+    jobs.c.due_at,
+)
+
+_counter = itertools.count()
+
+
+def new_token() -> str:
+    """A name for a claim that no other claim, in any process, has or had."""
+    return f"{os.urandom(10).hex()}.{next(_counter)}"
+
+
+class Claims:
+    """Takes due mails out of the store. Every method is one transaction."""
+
+    def __init__(self, database: Database, lease: Lease) -> None:
+        self.database = database
+        self.lease = lease
+
+    def take(
+        self,
+        transport: str,
+        limit: int,
+        *,
+        due_before: float | None = None,
+        suspects: bool = False,
+    ) -> list[Claim]:
+        """Up to ``limit`` mails of one transport that are due, the most urgent first.
+
+        ``due_before`` leaves out what has become due since. Mails whose former sender died are
+        *suspects*: they are left out unless asked for, and should then be taken one by one, so
+        that a poisoned mail drags no other down with it.
+        """
+        token, leased_at = new_token(), time.monotonic()
+
+        def work(connection: Connection) -> list[Claim]:
+            rows = _find(connection, transport, limit, due_before, suspects)
+            return self._seize(connection, rows, token, leased_at) if rows else []
+
+        return self.database.write(work)
+
+    def take_one(self, job_id: int) -> Claim | None:
+        """This mail, if it is due and nobody has it."""
+        token, leased_at = new_token(), time.monotonic()
+
+        def work(connection: Connection) -> list[Claim]:
+            query = select(*_COLUMNS).where(
+                jobs.c.id == job_id, jobs.c.due_at <= now(), jobs.c.format <= FORMAT
+            )
+            rows = connection.execute(query).all()
+            return self._seize(connection, rows, token, leased_at) if rows else []
+
+        claims = self.database.write(work)
+        return claims[0] if claims else None
+
+    def _seize(
+        self, connection: Connection, rows: Sequence[Any], token: str, leased_at: float
+    ) -> list[Claim]:
+        connection.execute(
+            _SEIZE.values(
+                due_at=now() + self.lease.seconds,
+                lease_token=token,
+                lease_owner=self.lease.owner,
+            ).where(jobs.c.id.in_([row.id for row in rows]))
+        )
+        dead = [row for row in rows if row.status == JobStatus.SENDING]
+        if dead:
+            connection.execute(attempts.insert(), [_obituary(row) for row in dead])
+        return [_claim(row, token, leased_at) for row in rows]
+
+    def transports_with_due(self, due_before: float | None = None) -> list[str]:
+        """The names of the transports that have something due, in alphabetical order."""
+        limit = now() if due_before is None else due_before
+
+        def work(connection: Connection) -> list[str]:
+            names: list[str] = []
+            while True:
+                # One step through the index per name: the backlog's length does not matter.
+                query = (
+                    select(jobs.c.transport)
+                    .where(jobs.c.due_at.isnot(None), jobs.c.transport > (names or [""])[-1])
+                    .order_by(jobs.c.transport)
+                    .limit(1)
+                )
+                name = connection.scalar(query)
+                if name is None:
+                    return [n for n in names if _has_due(connection, n, limit)]
+                names.append(name)
+
+        return self.database.read(work)
+
+
+_WAS_SENDING = jobs.c.status == JobStatus.SENDING.value
+_SEIZE = update(jobs).values(
+    status=JobStatus.SENDING.value,
+    # A row inserted already leased whose sender died has spent that attempt as well.
+    attempts=jobs.c.attempts + case((and_(_WAS_SENDING, jobs.c.attempts == 0), 2), else_=1),
+    deaths=jobs.c.deaths + case((_WAS_SENDING, 1), else_=0),
+    died_generation=case((_WAS_SENDING, jobs.c.generation), else_=jobs.c.died_generation),
+)
+
+
+def _priorities(connection: Connection, transport: str) -> Any:
+    """The priorities in use, highest first: one step through the index each."""
+    below = None
+    while True:
+        query = select(jobs.c.priority).where(
+            jobs.c.transport == transport, jobs.c.due_at.isnot(None)
+        )
+        if below is not None:
+            query = query.where(jobs.c.priority < below)
+        below = connection.scalar(query.order_by(jobs.c.priority.desc()).limit(1))
+        if below is None:
+            return
+        yield below
+
+
+def _find(
+    connection: Connection, transport: str, limit: int, due_before: float | None, suspects: bool
+) -> list[Any]:
+    found: list[Any] = []
+    due = now() if due_before is None else bindparam("before", due_before, unique=True)
+    for priority in _priorities(connection, transport):
+        query = (
+            select(*_COLUMNS)
+            .where(
+                jobs.c.transport == transport,
+                jobs.c.priority == priority,
+                jobs.c.due_at <= due,
+                jobs.c.format <= FORMAT,
+                # A row in hand whose lease ran out is a suspect from now on.
+                (jobs.c.deaths > 0) | _WAS_SENDING
+                if suspects
+                else (jobs.c.deaths == 0) & ~_WAS_SENDING,
+            )
+            .order_by(jobs.c.due_at)
+            .limit(limit - len(found))
+        )
+        found.extend(connection.execute(query))
+        if len(found) >= limit:
+            break
+    return found
+
+
+def _has_due(connection: Connection, transport: str, limit: Any) -> bool:
+    return any(
+        connection.scalar(
+            select(jobs.c.id)
+            .where(
+                jobs.c.transport == transport,
+                jobs.c.priority == priority,
+                jobs.c.due_at <= limit,
+            )
+            .limit(1)
+        )
+        for priority in _priorities(connection, transport)
+    )
+
+
+def _claim(row: Any, token: str, leased_at: float) -> Claim:
+    died = row.status == JobStatus.SENDING
+    number = row.attempts + (2 if died and row.attempts == 0 else 1)
+    return Claim(
+        job_id=row.id,
+        token=token,
+        leased_at=leased_at,
+        transport=row.transport,
+        number=number,
+        spent=number - row.budget_start,
+        max_attempts=row.max_attempts,
+        deaths=row.deaths + died,
+        died_handing_over=bool(row.handing_over),
+        generation=row.generation,
+        died_generation=row.generation if died else row.died_generation,
+        on_unknown=row.on_unknown,
+        first_due_at=row.first_due_at,
+        expires_at=row.expires_at,
+        size=row.size,
+        message_id=row.message_id,
+        recipients=recipients_from(row.recipients),
+    )
+
+
+def _obituary(row: Any) -> dict[str, Any]:
+    """The attempt-log line of a sender that went without leaving one."""
+    ended = now_seconds()
+    return {
+        "job_id": row.id,
+        "number": max(row.attempts, 1),
+        "started_at": min(row.due_at, ended),
+        "seconds": 0.0,
+        "transport": row.transport,
+        "outcome": "unknown",
+        "detail": f"the lease of {row.lease_owner} ended without an outcome: its process died, "
+        "or stood still for too long",
+    }
+
+
+def preleased(job_id: int, submission: Submission, token: str, leased_at: float) -> Claim:
+    """The claim on a row that was inserted already leased to this process."""
+    return Claim(
+        job_id=job_id,
+        token=token,
+        leased_at=leased_at,
+        transport=submission.transport,
+        number=1,
+        spent=1,
+        max_attempts=submission.max_attempts,
+        deaths=0,
+        died_handing_over=False,
+        generation=0,
+        died_generation=None,
+        on_unknown=submission.on_unknown,
+        first_due_at=now_seconds(),
+        expires_at=submission.expires_at,
+        size=submission.letter.size,
+        message_id=submission.letter.message_id,
+        recipients=fresh_recipients(submission.letter.recipients),
+        preleased=True,
+    )

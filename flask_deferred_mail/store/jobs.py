@@ -1,0 +1,274 @@
+"""The outbox: add a mail, and write down what became of it; one transaction each.
+
+What each step costs is stated in ``docs/reference/costs.md``. Recording a mail without
+attachments is a single INSERT that is its own transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from .. import crashpoints
+from ..errors import JobNotFound, StoreError
+from ..job import Job, JobRecipient, JobStatus, RecipientStatus
+from ..letter import Letter, Submission
+from . import payload, statements
+from .claims import Claim, Lease, new_token, preleased
+from .database import Database
+from .dialect import now
+from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
+from .schema import attempts, blobs, jobs
+from .statements import Verdict
+
+log = logging.getLogger("flask_deferred_mail.store")
+
+#: Seconds for which the outcome of a mail is written again and again on a busy database: until it
+#: is in, a crash would send the mail twice.
+OUTCOME_PATIENCE = 45.0
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What recording came to. ``created`` is false when the key was there already."""
+
+    job: Job
+    created: bool
+    #: Set when the row was inserted already leased.
+    claim: Claim | None = None
+
+
+class JobStore:
+    """Adds mails and records outcomes. Every write after a claim is fenced by its token."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # -- recording --------------------------------------------------------------------------
+
+    def add(self, submission: Submission, lease: Lease | None = None) -> Added:
+        """Record one mail durably. With ``lease``, the row is already this process's.
+
+        :raises StoreError: nothing was recorded.
+        """
+        row = statements.new_row(submission)
+        stored, pieces = payload.dump(submission.letter)
+        row["payload"] = stored
+        token, leased_at = new_token(), time.monotonic()
+        if lease is not None:
+            row |= statements.leased(row, lease, token)
+        if pieces:
+            added = self.database.write(lambda c: self._insert_with_blobs(c, row, pieces))
+        else:
+            added = self.database.write_one(lambda c: statements.insert_row(c, row))
+        crashpoints.reached("after-insert-commit")
+        if added is None:
+            return Added(self._same_key(submission, row["fingerprint"]), created=False)
+        claim = preleased(added, submission, token, leased_at) if lease is not None else None
+        return Added(statements.fresh_job(added, row, submission), created=True, claim=claim)
+
+    def add_many(self, submissions: Sequence[Submission]) -> list[Added]:
+        """Record many mails in one transaction: all of them, or none.
+
+        :raises StoreError: nothing was recorded.
+        """
+        prepared = [(s, statements.new_row(s), *payload.dump(s.letter)) for s in submissions]
+
+        def work(connection: Connection) -> list[int | None]:
+            return [
+                self._insert_with_blobs(connection, row | {"payload": stored}, pieces)
+                for _, row, stored, pieces in prepared
+            ]
+
+        ids = self.database.write(work)
+        crashpoints.reached("after-insert-commit")
+        return [
+            Added(self._same_key(submission, row["fingerprint"]), created=False)
+            if job_id is None
+            else Added(statements.fresh_job(job_id, row, submission), created=True)
+            for job_id, (submission, row, _, _) in zip(ids, prepared, strict=True)
+        ]
+
+    def _insert_with_blobs(
+        self, connection: Connection, row: dict[str, Any], pieces: dict[str, bytes]
+    ) -> int | None:
+        job_id = statements.insert_row(connection, row)
+        if job_id is not None and pieces:
+            statements.insert_blobs(connection, job_id, pieces)
+        crashpoints.reached("before-insert-commit")
+        return job_id
+
+    def _same_key(self, submission: Submission, fingerprint: str | None) -> Job:
+        """The job that holds the key already; other content is worth a warning."""
+
+        def work(connection: Connection) -> Any:
+            return connection.execute(
+                select(*JOB_COLUMNS, jobs.c.fingerprint).where(
+                    jobs.c.tenant == submission.tenant, jobs.c.key == submission.key
+                )
+            ).one_or_none()
+
+        row = self.database.read(work)
+        if row is None:
+            raise StoreError(
+                f"the key {submission.key!r} was taken by another mail that has just been "
+                "purged; record it again"
+            )
+        if row.fingerprint != fingerprint:
+            log.warning(
+                "mail %s with key %r was recorded before with other content; the first stays",
+                row.id,
+                submission.key,
+            )
+        return job_from(row)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def get(self, job_id: int) -> Job:
+        """The mail with this number.
+
+        :raises JobNotFound: there is none.
+        """
+        row = self.database.read(
+            lambda c: c.execute(select(*JOB_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
+        )
+        if row is None:
+            raise JobNotFound(f"there is no mail {job_id}")
+        return job_from(row)
+
+    def find(self, key: str, tenant: str = "") -> Job | None:
+        """The mail recorded under this key, if there is one."""
+        row = self.database.read(
+            lambda c: c.execute(
+                select(*JOB_COLUMNS).where(jobs.c.tenant == tenant, jobs.c.key == key)
+            ).one_or_none()
+        )
+        return None if row is None else job_from(row)
+
+    def load(self, claim: Claim) -> Letter:
+        """The letter of a claimed mail, attachments included.
+
+        :raises StoreError: the payload cannot be read.
+        """
+        recipients = tuple(entry.recipient for entry in claim.recipients)
+
+        def work(connection: Connection) -> Letter:
+            text = connection.scalar(select(jobs.c.payload).where(jobs.c.id == claim.job_id))
+            if text is None:
+                raise StoreError(f"mail {claim.job_id} has no content any more")
+            wanted = payload.digests(text)
+            pieces: dict[str, bytes] = {}
+            if wanted:
+                found = connection.execute(
+                    select(blobs.c.digest, blobs.c.data).where(blobs.c.digest.in_(wanted))
+                )
+                pieces = {digest: data for digest, data in found}
+            return payload.load(text, recipients, pieces)
+
+        return self.database.read(work)
+
+    # -- while in hand ----------------------------------------------------------------------
+
+    def renew(self, held: Iterable[tuple[int, str]], seconds: float) -> set[int]:
+        """Renew the leases of everything in hand, in one statement.
+
+        Returns the ids that were still ours (the others somebody took over).
+        """
+        pairs = list(held)
+        tokens = {token for _, token in pairs}
+        ids = [job_id for job_id, _ in pairs]
+        statement = (
+            update(jobs)
+            .where(jobs.c.id.in_(ids), jobs.c.lease_token.in_(tokens))
+            .values(due_at=now() + seconds)
+            .returning(jobs.c.id, jobs.c.lease_token)
+        )
+        owned = set(self.database.write_one(lambda c: [(r[0], r[1]) for r in c.execute(statement)]))
+        return {job_id for job_id, token in pairs if (job_id, token) in owned}
+
+    def mark_handing_over(self, claim: Claim) -> bool:
+        """Note that the last byte is about to go out. False: the lease was lost."""
+        statement = statements.fenced(claim).values(handing_over=True)
+        return self.database.write_one(lambda c: c.execute(statement).rowcount == 1)
+
+    def progress(self, claim: Claim, recipients: tuple[JobRecipient, ...]) -> bool:
+        """Write down outcomes so far, before the same connection hands over the next envelope.
+
+        False: the lease was lost.
+        """
+        statement = statements.fenced(claim).values(recipients=recipients_json(recipients))
+        return self.database.write_one(
+            lambda c: c.execute(statement).rowcount == 1, patience=OUTCOME_PATIENCE
+        )
+
+    def give_back(self, claims: Iterable[Claim]) -> int:
+        """Return mails that were not tried, their attempts refunded. Returns how many were ours."""
+        held = list(claims)
+
+        def work(connection: Connection) -> int:
+            return sum(connection.execute(statements.given_back(claim)).rowcount for claim in held)
+
+        return self.database.write(work) if held else 0
+
+    # -- afterwards -------------------------------------------------------------------------
+
+    def record(self, claim: Claim, verdict: Verdict) -> bool:
+        """Write what an attempt came to: row, attempt log and index of addresses, at once.
+
+        False: the lease was lost, and nothing was written. On a busy database it is tried for
+        :data:`OUTCOME_PATIENCE` seconds.
+        """
+
+        def work(connection: Connection) -> bool:
+            changed = connection.execute(statements.outcome_of(claim, verdict)).rowcount == 1
+            if changed:
+                connection.execute(
+                    attempts.insert().values(statements.log_line(claim, verdict.note))
+                )
+                statements.index_recipients(connection, claim.job_id, verdict.recipients)
+            crashpoints.reached("in-outcome")
+            return changed
+
+        return self.database.write(work, patience=OUTCOME_PATIENCE)
+
+    def reopen(self, job_ids: Sequence[int]) -> int:
+        """Put failed mails back in the queue: what failed them was not their fault.
+
+        Returns how many there were.
+        """
+
+        def work(connection: Connection) -> int:
+            failed = connection.execute(
+                select(jobs.c.id, jobs.c.recipients, jobs.c.attempts).where(
+                    jobs.c.id.in_(job_ids), jobs.c.status == JobStatus.FAILED.value
+                )
+            ).all()
+            for row in failed:
+                connection.execute(
+                    update(jobs)
+                    .where(jobs.c.id == row.id)
+                    .values(
+                        status=JobStatus.PENDING.value,
+                        due_at=now(),
+                        ended_at=None,
+                        attempts=max(row.attempts - 1, 0),
+                        recipients=recipients_json(_open_failed(row.recipients)),
+                    )
+                )
+            return len(failed)
+
+        return self.database.write(work) if job_ids else 0
+
+
+def _open_failed(text: str) -> tuple[JobRecipient, ...]:
+    return tuple(
+        JobRecipient(entry.address, entry.kind, name=entry.name)
+        if entry.status is RecipientStatus.FAILED
+        else entry
+        for entry in recipients_from(text)
+    )

@@ -1,0 +1,190 @@
+"""What people and monitors ask: counts, the backlog's age, listings. Read only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, select
+
+from ..job import Job, JobStatus
+from .database import Database
+from .dialect import now, now_seconds, upsert
+from .rows import JOB_COLUMNS, job_from
+from .schema import attempts, jobs, sightings
+from .schema import recipients as recipient_index
+
+#: Rows of a not yet attempted backlog that ``list --to`` looks through: only an outcome fills the
+#: index of addresses.
+SCAN_LIMIT = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How the queue stands."""
+
+    counts: dict[str, int]
+    #: Pending mails whose time has come.
+    due: int
+    #: Age of the oldest of them, counted from its first due time; ``None`` if there is none.
+    oldest_due_seconds: float | None
+    sent_last_hour: int
+    failed_last_hour: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedAttempt:
+    """One line of a mail's attempt log."""
+
+    number: int
+    started_at: float
+    seconds: float
+    transport: str
+    host: str | None
+    address: str | None
+    tls: str | None
+    queue_id: str | None
+    outcome: str
+    detail: str
+    phases: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """When a kind of process was seen last."""
+
+    name: str
+    host: str
+    pid: int
+    seen_at: float
+
+
+class Reports:
+    """Answers from indexes; nothing here takes the write lock but :meth:`seen`."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def backlog(self) -> Backlog:
+        """Counts of all eight statuses, and how old what is due has become."""
+        return self.database.read(_backlog)
+
+    def due(self) -> tuple[int, float | None]:
+        """How many mails are due, and the age of the oldest in seconds."""
+        return self.database.read(_due)
+
+    def next_due_in(self) -> float | None:
+        """Seconds until somebody may take the next mail; ``None`` when nothing waits."""
+        query = select(func.min(jobs.c.due_at) - now()).where(jobs.c.due_at.isnot(None))
+        return self.database.read(lambda c: c.scalar(query))
+
+    def listing(
+        self,
+        *,
+        status: JobStatus | None = None,
+        to: str | None = None,
+        key: str | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """The newest mails first. ``to`` is an address, looked up in the index of outcomes and in
+        the newest :data:`SCAN_LIMIT` mails that have none yet.
+        """
+        query = select(*JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit)
+        if key is not None:
+            query = query.where(jobs.c.key == key)
+        if status is not None:
+            query = query.where(jobs.c.status == status.value)
+        if to is not None:
+            return self.database.read(lambda c: _list_to(c, query, to, limit))
+        return self.database.read(lambda c: [job_from(row) for row in c.execute(query)])
+
+    def attempts(self, job_id: int) -> list[LoggedAttempt]:
+        """A mail's attempt log, first attempt first."""
+        query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.id)
+        rows = self.database.read(lambda c: c.execute(query).all())
+        return [_logged(row) for row in rows]
+
+    def seen(self, name: str, host: str, pid: int) -> None:
+        """Note that a kind of process (``sweep``) is at work."""
+        statement = upsert(sightings, "host", "pid", "seen_at").values(
+            name=name, host=host, pid=pid, seen_at=now_seconds()
+        )
+        self.database.write_one(lambda c: c.execute(statement))
+
+    def last_seen(self, name: str) -> Sighting | None:
+        """When that kind of process was seen last, if ever."""
+        row = self.database.read(
+            lambda c: c.execute(select(sightings).where(sightings.c.name == name)).one_or_none()
+        )
+        return None if row is None else Sighting(row.name, row.host, row.pid, row.seen_at)
+
+
+def _backlog(connection: Connection) -> Backlog:
+    counts = dict.fromkeys((status.value for status in JobStatus), 0)
+    for status, number in connection.execute(
+        select(jobs.c.status, func.count()).group_by(jobs.c.status)
+    ):
+        counts[status] = number
+    unstarted = connection.scalar(
+        select(func.count()).where(jobs.c.status == "sending", jobs.c.attempts == 0)
+    )
+    counts["sending"] -= unstarted or 0
+    counts["pending"] += unstarted or 0
+    due, oldest = _due(connection)
+    hour_ago = now() - 3600
+    ended: dict[str, int] = {}
+    for status, number in connection.execute(
+        select(jobs.c.status, func.count())
+        .where(jobs.c.status.in_(["sent", "partial", "failed"]), jobs.c.ended_at >= hour_ago)
+        .group_by(jobs.c.status)
+    ):
+        ended[status] = number
+    return Backlog(
+        counts=counts,
+        due=due,
+        oldest_due_seconds=oldest,
+        sent_last_hour=ended.get("sent", 0) + ended.get("partial", 0),
+        failed_last_hour=ended.get("failed", 0),
+    )
+
+
+def _due(connection: Connection) -> tuple[int, float | None]:
+    due = connection.scalar(select(func.count()).where(jobs.c.due_at <= now())) or 0
+    # From the first due time, and retries included: neither they nor a resting transport are to
+    # hide an outage.
+    oldest = connection.scalar(
+        select(now() - func.min(jobs.c.first_due_at)).where(
+            jobs.c.status == "pending", jobs.c.first_due_at <= now()
+        )
+    )
+    return due, oldest
+
+
+def _list_to(connection: Connection, query: Select[Any], to: str, limit: int) -> list[Job]:
+    indexed = select(recipient_index.c.job_id).where(recipient_index.c.address == to)
+    found = {
+        row.id: job_from(row) for row in connection.execute(query.where(jobs.c.id.in_(indexed)))
+    }
+    waiting = query.where(jobs.c.status.in_(["pending", "sending", "held", "cancelled", "expired"]))
+    for row in connection.execute(waiting.limit(SCAN_LIMIT)):
+        job = job_from(row)
+        if any(entry.address == to for entry in job.recipients):
+            found[job.id] = job
+    return [found[job_id] for job_id in sorted(found, reverse=True)][:limit]
+
+
+def _logged(row: Any) -> LoggedAttempt:
+    return LoggedAttempt(
+        number=row.number,
+        started_at=row.started_at,
+        seconds=row.seconds,
+        transport=row.transport,
+        host=row.host,
+        address=row.address,
+        tls=row.tls,
+        queue_id=row.queue_id,
+        outcome=row.outcome,
+        detail=row.detail,
+        phases=json.loads(row.phases) if row.phases else {},
+    )

@@ -1,0 +1,101 @@
+"""Rows as values, and the other way round."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..job import Job, JobRecipient, JobStatus, RecipientStatus, moment
+from ..letter import Recipient
+from .schema import jobs
+
+#: What a :class:`~flask_deferred_mail.job.Job` is made from; never the payload.
+JOB_COLUMNS = (
+    jobs.c.id,
+    jobs.c.status,
+    jobs.c.message_id,
+    jobs.c.attempts,
+    jobs.c.due_at,
+    jobs.c.first_due_at,
+    jobs.c.created_at,
+    jobs.c.sent_at,
+    jobs.c.last_error,
+    jobs.c.recipients,
+    jobs.c.subject,
+    jobs.c.sender,
+    jobs.c.transport,
+    jobs.c.priority,
+    jobs.c.key,
+    jobs.c.tenant,
+)
+
+
+def job_from(row: Any) -> Job:
+    """A row (with :data:`JOB_COLUMNS`) as the outside sees it.
+
+    A row that was inserted already leased, and whose first attempt has no outcome yet, reads as
+    ``pending``: nobody has claimed it since.
+    """
+    status = JobStatus(row.status)
+    unstarted = status is JobStatus.SENDING and row.attempts == 0
+    due_at = row.first_due_at if unstarted else row.due_at
+    return Job(
+        id=row.id,
+        status=JobStatus.PENDING if unstarted else status,
+        message_id=row.message_id,
+        attempts=row.attempts,
+        next_attempt_at=None if status is JobStatus.SENDING and not unstarted else moment(due_at),
+        created_at=moment(row.created_at),  # type: ignore[arg-type] # never NULL
+        sent_at=moment(row.sent_at),
+        last_error=row.last_error,
+        recipients=recipients_from(row.recipients),
+        subject=row.subject,
+        sender=row.sender,
+        transport=row.transport,
+        priority=row.priority,
+        key=row.key,
+        tenant=row.tenant,
+    )
+
+
+def fresh_recipients(recipients: tuple[Recipient, ...]) -> tuple[JobRecipient, ...]:
+    """The recipients of a letter before anything has happened to them."""
+    return tuple(
+        JobRecipient(address=r.email, kind=r.kind, name=r.address.name) for r in recipients
+    )
+
+
+def recipients_json(recipients: tuple[JobRecipient, ...]) -> str:
+    """Recipients as stored: short keys, and nothing that says nothing."""
+    return json.dumps([_recipient_entry(r) for r in recipients], ensure_ascii=False)
+
+
+def _recipient_entry(recipient: JobRecipient) -> dict[str, Any]:
+    entry: dict[str, Any] = {"a": recipient.address, "k": recipient.kind}
+    optional = {
+        "n": recipient.name,
+        "s": recipient.status.value if recipient.status is not RecipientStatus.PENDING else "",
+        "d": recipient.detail,
+        "p": recipient.provider_message_id,
+        "u": recipient.unknowns,
+        "c": recipient.doubt,
+    }
+    entry.update((key, value) for key, value in optional.items() if value)
+    return entry
+
+
+def recipients_from(text: str) -> tuple[JobRecipient, ...]:
+    """The other way round."""
+    return tuple(
+        JobRecipient(
+            address=entry["a"],
+            kind=entry["k"],
+            name=entry.get("n", ""),
+            status=RecipientStatus(entry.get("s", "pending")),
+            detail=entry.get("d", ""),
+            provider_message_id=entry.get("p"),
+            unknowns=entry.get("u", 0),
+            doubt=entry.get("c"),
+        )
+        for entry in json.loads(text)
+    )

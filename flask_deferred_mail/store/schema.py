@@ -1,0 +1,221 @@
+"""The tables, their indexes and constraints, each with its reason.
+
+Times are seconds since the epoch (UTC) as double precision: exact to a microsecond, comparable
+and indexable on every database, and free of time zones. Durations are added by the database's own
+clock. Two ideas carry the claim:
+
+* ``due_at`` says when *somebody may take the row next*: the next attempt of a pending mail, or the
+  end of the lease of one that is being sent. So one comparison finds both what is due and what a
+  dead process left behind. It is NULL in every row that nobody may take.
+* the claim index holds only rows whose ``due_at`` is not NULL: finished rows cost a claim nothing.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    false,
+)
+
+from ..job import ENDED, JobStatus
+
+#: Version of the tables as this code knows them.
+SCHEMA_VERSION = 1
+
+PREFIX = "deferred_mail_"
+
+metadata = MetaData()
+
+# SQLite only makes INTEGER PRIMARY KEY an alias of the rowid.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _quoted(statuses: object) -> str:
+    return ", ".join(f"'{status}'" for status in sorted(statuses))  # type: ignore[call-overload]
+
+
+jobs = Table(
+    f"{PREFIX}job",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    # Format of the payload: a process leaves rows alone that a newer version wrote.
+    Column("format", SmallInteger, nullable=False),
+    Column("status", String(10), nullable=False),
+    Column("transport", String(64), nullable=False),
+    Column("tenant", String(100), nullable=False, server_default=""),
+    Column("key", String(200)),
+    Column("priority", SmallInteger, nullable=False),
+    Column("due_at", Double),
+    # When the mail was due for the first time: the age of the backlog and the time to give up
+    # count from here, so that retries do not hide an outage.
+    Column("first_due_at", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("ended_at", Double),
+    Column("sent_at", Double),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    # Attempts that do not count against the budget any more, because a person said ``retry``.
+    Column("budget_start", Integer, nullable=False, server_default="0"),
+    Column("max_attempts", Integer),
+    # Attempts in a row that ended with no outcome at all.
+    Column("deaths", Integer, nullable=False, server_default="0"),
+    # Part of the idempotency key: advances with every answer that says "not sent".
+    Column("generation", Integer, nullable=False, server_default="0"),
+    # Generation in which a sender died: the row's record of an unknown outcome for its keys.
+    Column("died_generation", Integer),
+    Column("on_unknown", String(5)),
+    Column("transactional", Boolean, nullable=False, server_default=false()),
+    # Set before the last byte of a mail that must not be sent twice (``on_unknown="hold"``).
+    Column("handing_over", Boolean, nullable=False, server_default=false()),
+    Column("lease_token", String(64)),
+    Column("lease_owner", String(255)),
+    Column("size", Integer, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("last_error", Text),
+    # Of the content, only where a key is given: the same key with other content is warned of.
+    Column("fingerprint", String(64)),
+    # Everybody's address and outcome, as JSON; the one source of truth about recipients.
+    Column("recipients", Text, nullable=False),
+    # Last, so that reading the columns before it does not touch a long body.
+    Column("payload", Text),
+    CheckConstraint(f"status IN ({_quoted(JobStatus)})", name=f"{PREFIX}job_status"),
+    CheckConstraint("(lease_token IS NOT NULL) = (status = 'sending')", name=f"{PREFIX}job_lease"),
+    CheckConstraint(
+        "(due_at IS NOT NULL) = (status IN ('pending', 'sending'))", name=f"{PREFIX}job_due"
+    ),
+    CheckConstraint(
+        f"(ended_at IS NOT NULL) = (status IN ({_quoted(ENDED)}))", name=f"{PREFIX}job_ended"
+    ),
+    CheckConstraint("attempts >= 0 AND deaths >= 0", name=f"{PREFIX}job_attempts"),
+    # A row's id is never given out again, not even after ``purge``: logs stay unambiguous.
+    sqlite_autoincrement=True,
+)
+
+# Serves the claim (one transport, one priority, what is due in order of time), the list of
+# transports that have something due, and the next due time.
+Index(
+    f"{PREFIX}job_claim",
+    jobs.c.transport,
+    jobs.c.priority,
+    jobs.c.due_at,
+    sqlite_where=jobs.c.due_at.isnot(None),
+    postgresql_where=jobs.c.due_at.isnot(None),
+)
+# Serves counts per status, ``list --status`` and "sent in the last hour".
+Index(f"{PREFIX}job_status", jobs.c.status, jobs.c.ended_at)
+Index(
+    f"{PREFIX}job_key",
+    jobs.c.tenant,
+    jobs.c.key,
+    unique=True,
+    sqlite_where=jobs.c.key.isnot(None),
+    postgresql_where=jobs.c.key.isnot(None),
+)
+
+attempts = Table(
+    f"{PREFIX}attempt",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("job_id", _Id, ForeignKey(jobs.c.id), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("transport", String(64), nullable=False),
+    Column("host", String(255)),
+    Column("address", String(255)),
+    Column("tls", String(20)),
+    Column("queue_id", String(255)),
+    Column("outcome", String(10), nullable=False),
+    Column("detail", Text, nullable=False),
+    # Seconds per phase, as JSON.
+    Column("phases", Text),
+    CheckConstraint(
+        "outcome IN ('sent', 'partial', 'retry', 'failed', 'unknown', 'returned')",
+        name=f"{PREFIX}attempt_outcome",
+    ),
+)
+Index(f"{PREFIX}attempt_job", attempts.c.job_id, attempts.c.number)
+
+# An index of addresses, filled with the outcome: ``list --to`` and webhooks look here. What a
+# recipient's status is, the row above says.
+recipients = Table(
+    f"{PREFIX}recipient",
+    metadata,
+    Column("job_id", _Id, ForeignKey(jobs.c.id), primary_key=True, autoincrement=False),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("address", String(320), nullable=False),
+    Column("kind", String(3), nullable=False),
+    Column("status", String(10), nullable=False),
+    Column("provider_message_id", String(255)),
+)
+Index(f"{PREFIX}recipient_address", recipients.c.address, recipients.c.job_id)
+
+# Attachments, stored once per distinct content.
+blobs = Table(
+    f"{PREFIX}blob",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("data", LargeBinary(2**32 - 1), nullable=False),
+)
+job_blobs = Table(
+    f"{PREFIX}job_blob",
+    metadata,
+    Column("job_id", _Id, ForeignKey(jobs.c.id), primary_key=True, autoincrement=False),
+    Column("digest", String(64), ForeignKey(blobs.c.digest), primary_key=True),
+)
+Index(f"{PREFIX}job_blob_digest", job_blobs.c.digest)
+
+# What all processes know about a transport. No row: nothing is wrong with it.
+transports = Table(
+    f"{PREFIX}transport",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    # Faults in a row; 0: nothing is wrong any more.
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("kind", String(20)),
+    Column("reason", Text),
+    Column("since", Double),
+    Column("resting_until", Double),
+    # The one sender that may try whether the transport is back, and until when it may.
+    Column("probe_token", String(64)),
+    Column("probe_until", Double),
+    # The last server-wide reply that a mail met after MAIL, and which mail that was.
+    Column("wide_reply", Text),
+    Column("wide_job", _Id),
+    # Mails in a row that failed as wrongly configured, as JSON.
+    Column("config_jobs", Text),
+)
+
+# Who was seen last, and when: ``sweep`` is what people forget.
+sightings = Table(
+    f"{PREFIX}sighting",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
+
+meta = Table(
+    f"{PREFIX}meta",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", String(255), nullable=False),
+)
