@@ -160,6 +160,8 @@ class SmtpServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            # A reply in two writes must not wait for the client's delayed acknowledgement.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._connections += 1
                 session = Session(self, connection, self._connections)
