@@ -7,6 +7,7 @@ than it sends, or reset a connection at a chosen moment. Each request takes the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -173,10 +174,8 @@ class HttpProvider:
         self._stopping.set()
         self._released.set()
         for sock in [self._listener, *self._open]:
-            try:
+            with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         self._listener.close()
         for thread in self._threads:
             thread.join(5)

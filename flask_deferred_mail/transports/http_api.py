@@ -1,0 +1,378 @@
+"""What transports over a provider's HTTP API share: one request, its deadlines, its certainty.
+
+An adapter says what to post (:meth:`HttpApiTransport.request_for`) and what an answer means
+(:meth:`HttpApiTransport.read`). Everything between is here, and rests on four decisions:
+
+- requests' own adapter is used without a ``Session``. A session follows redirects, keeps cookies,
+  reads ``.netrc`` and sends the request through a proxy if an environment variable says so; a
+  request that carries a key and a mail must do none of that. (``?endpoint=`` names another host.)
+- The end of the request is held back until everything before it was sent, then leave to hand over
+  is asked for. What breaks before that is provably incomplete, since the length was announced
+  (RFC 9112 section 6.3); what breaks after it is an unknown outcome.
+- Nothing is retried, but for one case: a kept connection on which not a single byte could be sent.
+- The certificate is always verified.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError
+
+from ..cleaning import clean
+from ..deadline import Deadline
+from ..errors import HandoverRefused
+from ..outcome import Fate, FaultKind, Outcome, ServerNote
+from .base import Call, ProbeStep, Transport
+from .timed_http import Progress, TimedAdapter, current
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait for one address to accept the connection, TLS included.
+CONNECT_TIMEOUT = 10.0
+#: Most bytes of an answer that are read.
+MAX_ANSWER = 1_000_000
+#: Most seconds that a ``Retry-After`` is believed.
+MAX_RETRY_AFTER = 3600.0
+#: A connection unused for longer is not used again: the provider may be closing it just now.
+MAX_IDLE = 20.0
+
+# Bytes at the end of a request that wait for leave to hand over. An ordinary mail without
+# attachments waits as a whole.
+_HELD_BACK = 16384
+_PIECE = 65536
+_MAX_KEPT = 8
+_PROBE_SECONDS = 20.0
+_READ_SIZE = 16384
+_HEADERS = {
+    "User-Agent": "flask-deferred-mail",
+    "Accept": "application/json",
+    # What is not compressed cannot grow a thousandfold when it is unpacked.
+    "Accept-Encoding": "identity",
+}
+# What a network can do to us. OSError has the timeouts and TLS failures in it.
+_NETWORK = (OSError, HTTPException, HTTPError)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer whose status line and headers arrived. The body may be cut short."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    #: Why the body is not whole; empty if it is.
+    cut: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the provider asks us to stay away; ``None`` if it does not, or absurdly."""
+        return retry_after(self.headers, time.time())
+
+    def json(self) -> Any:
+        """The body as JSON; ``None`` if it is something else or was cut short."""
+        if self.cut:
+            return None
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+    def status_line(self) -> str:
+        """``HTTP 502 Bad Gateway``; the phrase is the standard's, not the server's."""
+        try:
+            return f"HTTP {self.status} {HTTPStatus(self.status).phrase}"
+        except ValueError:
+            return f"HTTP {self.status}"
+
+    def words(self) -> str:
+        """Status and the beginning of the body, without markup, cleaned and capped."""
+        status = self.status_line()
+        if 300 <= self.status < 400:
+            return f"{status}, to {_host_of(self.headers.get('Location', ''))}: not followed"
+        if self.ok and self.cut:
+            return f"{status}, but {self.cut}"
+        text = clean(re.sub(rb"<[^<>]{0,1000}>", b" ", self.body[:4000]), 200)
+        return f"{status}: {text}" if text else f"{status}, empty body"
+
+
+class HttpApiTransport(Transport):
+    """Base of the transports that hand a mail over by one HTTP request.
+
+    ``endpoint`` is the API's base URL; ``cafile`` a PEM file of authorities to trust in place of
+    the usual ones; ``timeout`` the seconds to wait for a connection.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: str,
+        *,
+        cafile: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.endpoint = endpoint.rstrip("/")
+        self._verify: str | bool = cafile or True
+        self._connect_timeout = timeout or CONNECT_TIMEOUT
+        self._kept = _Kept()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} at {_host_of(self.endpoint)}>"
+
+    @abstractmethod
+    def request_for(self, call: Call) -> requests.Request:
+        """The request that hands over this call."""
+
+    @abstractmethod
+    def read(self, call: Call, answer: Answer, server: ServerNote) -> Outcome:
+        """What a whole 2xx answer, or one with another status, means."""
+
+    @abstractmethod
+    def probe_request(self) -> requests.Request:
+        """A request that shows whether the provider knows our key, and sends no mail."""
+
+    @abstractmethod
+    def read_probe(self, answer: Answer) -> ProbeStep:
+        """What the answer to :meth:`probe_request` says."""
+
+    def secrets(self) -> tuple[str, ...]:
+        """Texts that are blotted out of answers, should the provider repeat them to us."""
+        return ()
+
+    def send(self, call: Call) -> Outcome:
+        """Post the mail once, and say how far it got."""
+        request = self.request_for(call)
+        progress = Progress(call.deadline, self._connect_timeout)
+        try:
+            answer = self._ask(request, progress, call.hand_over, call.final_reply_timeout)
+        except HandoverRefused:
+            raise
+        except Exception as error:
+            if not progress.in_doubt and not isinstance(error, _NETWORK):
+                raise  # A mistake of ours, and nothing was sent: it must be seen.
+            return self._broken(call, progress, error)
+        return self._read(call, answer, self._note(progress, answer))
+
+    def probe(self) -> Iterator[ProbeStep]:
+        """Connect, verify the certificate, and let the provider check the key if it can."""
+        request = self.probe_request()
+        progress = Progress(Deadline.after(_PROBE_SECONDS), self._connect_timeout)
+        host = _host_of(self.endpoint)
+        try:
+            answer = self._ask(request, progress, lambda: None, _PROBE_SECONDS)
+        except _NETWORK as error:
+            yield ProbeStep("connect", False, f"{host}: {_reason(error)}")
+            return
+        link = progress.tls or "no TLS"
+        yield ProbeStep("connect", True, f"{host} ({progress.peer}), {link}")
+        yield self.read_probe(answer)
+
+    def close(self) -> None:
+        """Close the connections that are not in use at the moment."""
+        self._kept.close()
+
+    # How a request goes out and an answer comes in
+
+    def _ask(
+        self,
+        request: requests.Request,
+        progress: Progress,
+        hand_over: Callable[[], None],
+        patience: float,
+    ) -> Answer:
+        """Post, and wait ``patience`` seconds for the answer once everything is out."""
+        prepared = request.prepare()
+        prepared.headers.update(_HEADERS)
+        kept = self._connections()
+        adapter = kept.take()
+        token = current.set(progress)
+        try:
+            try:
+                return self._exchange(adapter, prepared, progress, hand_over, patience)
+            except _NETWORK:
+                if progress.fresh or progress.bytes_out:
+                    raise
+                # The provider closed a kept connection just when we wanted to use it, and took
+                # not a byte. No other failure can be tried again without a risk.
+                adapter.close()
+                return self._exchange(adapter, prepared, progress, hand_over, patience)
+        finally:
+            current.reset(token)
+            kept.give(adapter)
+
+    def _exchange(
+        self,
+        adapter: TimedAdapter,
+        prepared: requests.PreparedRequest,
+        progress: Progress,
+        hand_over: Callable[[], None],
+        patience: float,
+    ) -> Answer:
+        outgoing = prepared.copy()
+        # The length stays announced in the header, so the pieces go out unchunked.
+        outgoing.body = _pieces(_as_bytes(prepared.body), progress, hand_over, patience)  # type: ignore[assignment]  # the stubs know of no iterables here
+        response = adapter.send(outgoing, stream=True, verify=self._verify)
+        try:
+            body, cut = _read_body(response.raw)
+        finally:
+            response.close()
+        progress.finish("answer")
+        for secret in filter(None, self.secrets()):
+            body = body.replace(secret.encode(), b"***")
+        return Answer(response.status_code, response.headers, body, cut)
+
+    def _connections(self) -> _Kept:
+        # After a fork the kept connections are the parent's; using one would mix two
+        # conversations. Dropping it closes our copy of the descriptor and nothing else.
+        if self._kept.pid != os.getpid():
+            self._kept = _Kept()
+        return self._kept
+
+    # What came of it
+
+    def _broken(self, call: Call, progress: Progress, error: Exception) -> Outcome:
+        """The exchange ended without a status line: what is certain all the same?"""
+        host, reason, server = _host_of(self.endpoint), _reason(error), self._note(progress)
+        if progress.in_doubt:
+            detail = f"{host} took the request but did not answer: {reason}"
+            return Outcome.for_all(call.recipients, Fate.UNKNOWN, detail, server=server)
+        if progress.bytes_out:
+            detail = f"the request to {host} broke off before its end: {reason}"
+            return Outcome.for_all(call.recipients, Fate.DEFERRED, detail, server=server)
+        detail = f"cannot reach {host}: {reason}"
+        return Outcome.not_sent(call.recipients, FaultKind.UNREACHABLE, detail, server=server)
+
+    def _read(self, call: Call, answer: Answer, server: ServerNote) -> Outcome:
+        try:
+            return self.read(call, answer, server)
+        except Exception:
+            # An answer that nobody foresaw. The request is out, so this must not end as an
+            # exception that could be taken for "not sent".
+            logger.exception("%s: an answer could not be read", self)
+            detail = f"the answer could not be understood: {answer.words()}"
+            return Outcome.for_all(call.recipients, Fate.UNKNOWN, detail, server=server)
+
+    def _note(self, progress: Progress, answer: Answer | None = None) -> ServerNote:
+        return ServerNote(
+            host=_host_of(self.endpoint),
+            address=progress.peer,
+            tls=progress.tls,
+            reply=answer.status_line() if answer else None,
+            phases=dict(progress.phases),
+        )
+
+
+class _Kept:
+    """Connections between two requests, each for one user at a time. Belongs to one process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        # append and pop of a deque need no lock, so a fork cannot copy a locked one.
+        self._idle: deque[tuple[float, TimedAdapter]] = deque()
+
+    def take(self) -> TimedAdapter:
+        try:
+            since, adapter = self._idle.pop()
+        except IndexError:
+            return TimedAdapter(pool_connections=1, pool_maxsize=1)
+        if time.monotonic() - since > MAX_IDLE:
+            adapter.close()
+        return adapter
+
+    def give(self, adapter: TimedAdapter) -> None:
+        if len(self._idle) < _MAX_KEPT:
+            self._idle.append((time.monotonic(), adapter))
+        else:
+            adapter.close()
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop()[1].close()
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds to stay away as told by ``Retry-After`` (RFC 9110 section 10.2.3), capped.
+
+    ``None`` if the header is absent, in the past, or neither a number of seconds nor a date.
+    ``now`` is the time in seconds since the epoch.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", value):
+        return min(float(value), MAX_RETRY_AFTER)
+    try:
+        seconds = parsedate_to_datetime(value).timestamp() - now
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+    return min(seconds, MAX_RETRY_AFTER) if seconds > 0 else None
+
+
+def _pieces(
+    data: bytes, progress: Progress, hand_over: Callable[[], None], patience: float
+) -> Iterator[bytes]:
+    """The body in pieces; urllib3 asks for the next one when the last is with the system."""
+    held_from = max(0, len(data) - _HELD_BACK)
+    for start in range(0, held_from, _PIECE):
+        yield data[start : min(start + _PIECE, held_from)]
+    hand_over()
+    progress.in_doubt = True
+    yield data[held_from:]
+    progress.finish("request")
+    progress.deadline = Deadline.after(patience)
+
+
+def _read_body(raw: Any) -> tuple[bytes, str]:
+    """As much of the body as there is, up to the cap, and why that is not all of it."""
+    pieces, size = [], 0
+    try:
+        while piece := raw.read(_READ_SIZE, decode_content=False):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_ANSWER:
+                return b"".join(pieces)[:MAX_ANSWER], f"the answer is over {MAX_ANSWER} bytes long"
+    except _NETWORK as error:
+        return b"".join(pieces), f"the answer broke off: {_reason(error)}"
+    return b"".join(pieces), ""
+
+
+def _as_bytes(body: Any) -> bytes:
+    return body.encode() if isinstance(body, str) else (body or b"")
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause: requests and urllib3 wrap it up to four times."""
+    for _ in range(8):
+        inner = (getattr(error, "reason", None), error.__cause__, *error.args)
+        deeper = next((e for e in inner if isinstance(e, BaseException)), None)
+        if deeper is None:
+            break
+        error = deeper
+    return clean(f"{type(error).__name__}: {error}", 200)
+
+
+def _host_of(url: str) -> str:
+    """The host of a URL (with the port, if one is named), fit to be shown."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "?", parts.port
+    except ValueError:
+        return "?"
+    return clean(f"{host}:{port}" if port else host, 100)

@@ -1,0 +1,58 @@
+"""Keeps mails in a list instead of sending them: ``memory:``. For an application's own tests."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..letter import Letter, Recipient
+from ..mime import render
+from ..outcome import Fate, Outcome
+from .base import Call, Feature, Transport
+from .copies import copies
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One mail that an :class:`InMemoryTransport` took."""
+
+    letter: Letter
+    #: Who gets this copy: one person, if the letter has private copies.
+    recipients: tuple[Recipient, ...]
+    job_id: int = 0
+
+    def as_bytes(self) -> bytes:
+        """The mail as it would have gone over the wire."""
+        return render(self.letter, self.recipients[0] if self.letter.private_copies else None)
+
+
+class InMemoryTransport(Transport):
+    """Takes every mail and keeps it, for as long as this object lives and in this process only."""
+
+    features: ClassVar[frozenset[Feature]] = frozenset(Feature)
+    label: ClassVar[str] = "memory"
+
+    def __init__(self, name: str = "default") -> None:
+        super().__init__(name)
+        self._mails: list[Kept] = []
+        self._lock = threading.Lock()
+
+    @property
+    def mails(self) -> tuple[Kept, ...]:
+        """What was taken so far, oldest first."""
+        with self._lock:
+            return tuple(self._mails)
+
+    def clear(self) -> None:
+        """Forget what was taken so far."""
+        with self._lock:
+            self._mails.clear()
+
+    def send(self, call: Call) -> Outcome:
+        """Keep the mail; of a letter with private copies, one for each recipient."""
+        call.hand_over()
+        taken = [Kept(call.letter, envelope, call.job_id) for _, envelope in copies(call)]
+        with self._lock:
+            self._mails += taken
+        return Outcome.for_all(call.recipients, Fate.ACCEPTED, "")
