@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.held_work import HeldWork
-from tests.support.hook_app import FILE_VARIABLE
+from tests.support.hook_app import FILE_VARIABLE, LARGE_FILE_VARIABLE
 from tests.support.raw_http import Answer, RawClient, get
 from tests.support.services import require_service
 from tests.support.waiting import wait_until
@@ -48,10 +48,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def environment(folder: Path, work: HeldWork) -> dict[str, str]:
-    """Variables for the application: where the test listens, and a file to send."""
-    path = folder / "file.bin"
-    path.write_bytes(b"f" * FILE_SIZE)
-    return {**work.env, FILE_VARIABLE: str(path)}
+    """Variables for the application: where the test listens, and files to send."""
+    file, large_file = folder / "file.bin", folder / "large.bin"
+    file.write_bytes(b"f" * FILE_SIZE)
+    with large_file.open("wb") as out:
+        out.truncate(64_000_000)
+    return {**work.env, FILE_VARIABLE: str(file), LARGE_FILE_VARIABLE: str(large_file)}
 
 
 def finish(work: HeldWork, name: str, server: WebServer) -> None:
@@ -156,20 +158,14 @@ def test_a_stream_that_breaks(server: WebServer, work: HeldWork, name: str) -> N
     finish(work, name, server)
 
 
-def test_a_client_that_leaves_midway(server: WebServer, work: HeldWork, name: str) -> None:
-    """The client resets the connection in the middle of a large body: the work runs."""
+@pytest.mark.parametrize("path", ["/big", "/large_file"])
+def test_a_client_that_leaves_midway(
+    server: WebServer, work: HeldWork, name: str, path: str
+) -> None:
+    """The client resets the connection in the middle of a large body or file: the work runs."""
     client = RawClient(server.port)
-    client.send(f"/big?id={name}")
+    client.send(f"{path}?id={name}")
     assert client.read_piece(client.read_head())
-    client.reset()
-    finish(work, name, server)
-
-
-def test_a_client_that_leaves_in_a_file(server: WebServer, work: HeldWork, name: str) -> None:
-    """The client resets the connection while a file is sent: the work runs."""
-    client = RawClient(server.port)
-    client.send(f"/file?id={name}")
-    client.read_head()
     client.reset()
     finish(work, name, server)
 

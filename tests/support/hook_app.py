@@ -18,8 +18,9 @@ from flask_deferred_mail.wsgi import KEY, AfterResponse
 
 from .held_work import wait_for_release
 
-#: Names the file that ``/file`` sends.
+#: Names the file that ``/file`` sends, and one too large for the buffers on the way.
 FILE_VARIABLE = "HOOK_APP_FILE"
+LARGE_FILE_VARIABLE = "HOOK_APP_LARGE_FILE"
 
 
 def create_app() -> Flask:
@@ -41,7 +42,18 @@ def _schedule() -> None:
 def _views() -> Flask:
     app = Flask(__name__)
     app.add_url_rule("/nothing", view_func=_nothing)
-    for view in (_plain, _stream, _late, _empty, _unchanged, _file, _fails, _breaks, _big):
+    for view in (
+        _plain,
+        _stream,
+        _late,
+        _empty,
+        _unchanged,
+        _file,
+        _large_file,
+        _fails,
+        _breaks,
+        _big,
+    ):
         app.add_url_rule(f"/{view.__name__[1:]}", view_func=view)
     return app
 
@@ -94,6 +106,11 @@ def _unchanged() -> tuple[str, int]:
 def _file() -> Response:
     _schedule()
     return send_file(Path(os.environ[FILE_VARIABLE]))
+
+
+def _large_file() -> Response:
+    _schedule()
+    return send_file(Path(os.environ[LARGE_FILE_VARIABLE]))
 
 
 def _fails() -> str:
