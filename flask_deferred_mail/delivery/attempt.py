@@ -90,6 +90,8 @@ class Deliverer:
         self.listener = listener
         self.context = context
         self.rng = rng
+        #: Told of attempts that stand still, after their outcome is written: whose thread was it?
+        self.on_written_off: list[Callable[[Holding, Delivered], None]] = []
         leases.on_stuck = self._record_stuck
 
     def deliver(
@@ -214,8 +216,10 @@ class Deliverer:
         )
         note = AttemptNote(time.time(), self.timing.attempt(claim.size), "retry", detail)
         verdict = after_attempt(claim, self.policy, tally, time.time(), note, self.rng)
-        self._record(holding, verdict, None)
+        delivered = self._record(holding, verdict, None)
         self.leases.let_go(holding)
+        for written_off in self.on_written_off:
+            written_off(holding, delivered)
 
 
 class _Clock:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ..errors import StoreError
 from ..letter import Letter
 from ..store.claims import Claim, Claims, Lease
-from .attempt import Deliverer
+from .attempt import Delivered, Deliverer
 from .leases import Holding, LeaseKeeper, Phase
 from .pool import SenderPool
 
@@ -66,6 +66,7 @@ class Dispatcher:
         self._after_each = after_each
         self._paused_until = 0.0
         self._pool: SenderPool[Ticket] = SenderPool(threads, self._send, "deferred-mail-sender")
+        deliverer.on_written_off.append(self._write_off)
 
     # -- in the request ---------------------------------------------------------------------
 
@@ -93,7 +94,7 @@ class Dispatcher:
         if ticket.holding is not None and not ticket.holding.enqueue():
             # Given back while the response was still going out: claim it like any other.
             ticket = Ticket(ticket.job_id)
-        return self._pool.submit(ticket)
+        return self._pool.submit(ticket.job_id, ticket)
 
     # -- in the sender threads --------------------------------------------------------------
 
@@ -116,9 +117,8 @@ class Dispatcher:
             )
         self._after_each()
 
-    def replace_stuck_thread(self) -> None:
-        """A sender thread stands still: let another do its work."""
-        self._pool.replace_one()
+    def _write_off(self, holding: Holding, _delivered: Delivered) -> None:
+        self._pool.write_off(holding.claim.job_id)
 
     # -- at exit ----------------------------------------------------------------------------
 

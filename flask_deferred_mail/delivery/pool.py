@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 log = logging.getLogger("flask_deferred_mail.delivery")
@@ -25,21 +25,24 @@ class SenderPool(Generic[T]):
         self.size = size
         self.name = name
         self._work = work
-        self._queue: deque[T] = deque()
+        self._queue: deque[tuple[Hashable, T]] = deque()
         self._condition = threading.Condition()
         self._threads = 0
         self._idle = 0
-        self._busy = 0
+        self._busy: set[Hashable] = set()
         self._closed = False
 
-    def submit(self, item: T) -> bool:
-        """Queue an item. False: the pool is closed, or no thread can be started."""
+    def submit(self, key: Hashable, item: T) -> bool:
+        """Queue an item under a key of its own.
+
+        False: the pool is closed, or no thread can be started.
+        """
         with self._condition:
             if self._closed:
                 return False
             if self._idle <= len(self._queue) and self._threads < self.size and not self._start():
                 return False
-            self._queue.append(item)
+            self._queue.append((key, item))
             self._condition.notify()
             return True
 
@@ -65,8 +68,8 @@ class SenderPool(Generic[T]):
                 if not self._queue:
                     self._threads -= 1
                     return
-                item = self._queue.popleft()
-                self._busy += 1
+                key, item = self._queue.popleft()
+                self._busy.add(key)
             try:
                 self._work(item)
             except BaseException:
@@ -74,19 +77,27 @@ class SenderPool(Generic[T]):
                 log.exception("a sender thread met an error; it goes on")
             finally:
                 with self._condition:
-                    self._busy -= 1
+                    self._busy.discard(key)
                     self._condition.notify_all()
 
-    def replace_one(self) -> None:
-        """A thread stands still: start another in its place, for good."""
+    def write_off(self, key: Hashable) -> bool:
+        """The thread with this item stands still: count on it no more, and start another.
+
+        False: no thread of this pool has it.
+        """
         with self._condition:
+            if key not in self._busy:
+                return False
+            self._busy.discard(key)
             if self._start():
                 self.size += 1
+            self._condition.notify_all()
+            return True
 
     def clear(self) -> list[T]:
         """Take everything out of the queue that no thread has begun."""
         with self._condition:
-            items = list(self._queue)
+            items = [item for _, item in self._queue]
             self._queue.clear()
             return items
 
@@ -101,9 +112,11 @@ class SenderPool(Generic[T]):
     def pending(self) -> int:
         """Items waiting or in work."""
         with self._condition:
-            return len(self._queue) + self._busy
+            return len(self._queue) + len(self._busy)
 
     def wait(self, below: int, timeout: float | None) -> bool:
         """Wait until fewer than ``below`` items are pending. False: it took too long."""
         with self._condition:
-            return self._condition.wait_for(lambda: len(self._queue) + self._busy < below, timeout)
+            return self._condition.wait_for(
+                lambda: len(self._queue) + len(self._busy) < below, timeout
+            )

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from ..errors import StoreError
-from ..job import JobStatus
 from ..store.changes import Changes
 from ..store.claims import Claim, Claims
 from ..store.dialect import now_seconds
@@ -85,9 +84,11 @@ class Sweep:
         self._lock = threading.Lock()
         self._error: StoreError | None = None
         self._claimed = 0
+        self._written_off: set[int] = set()
         self._pool: SenderPool[tuple[Holding, bool]] = SenderPool(
             concurrency, self._send, "deferred-mail-sweep"
         )
+        deliverer.on_written_off.append(self._write_off)
 
     def stop(self) -> None:
         """Claim nothing more, finish what is being sent, give the rest back."""
@@ -163,7 +164,7 @@ class Sweep:
     def _put(self, claims: list[Claim], cleared: bool) -> None:
         self._claimed += len(claims)
         for claim in claims:
-            self._pool.submit((self.leases.hold(claim), cleared))
+            self._pool.submit(claim.job_id, (self.leases.hold(claim), cleared))
 
     def _suspects(self, before: float) -> None:
         """Those whose sender died, one at a time and alone."""
@@ -185,7 +186,7 @@ class Sweep:
             if not self.pacing.is_resting(name):
                 continue
             for job, _ in self.changes.end_overdue(name, give_up_after):
-                self._count(Delivered(_word(job.status)))
+                self._count(Delivered(job.status.value))
                 self.deliverer.listener.gave_up(job)
 
     def _wait_until_idle(self) -> None:
@@ -207,14 +208,17 @@ class Sweep:
             log.error("mail %d: %s", holding.claim.job_id, error)
             self._error = error
             delivered = Delivered("returned", str(error))
-        self._count(delivered)
+        if holding.claim.job_id not in self._written_off:
+            self._count(delivered)
+
+    def _write_off(self, holding: Holding, delivered: Delivered) -> None:
+        """An attempt stands still: the pass goes on without its thread."""
+        self._written_off.add(holding.claim.job_id)
+        if self._pool.write_off(holding.claim.job_id):
+            self._count(delivered)
 
     def _count(self, delivered: Delivered) -> None:
         with self._lock:
             self.counts.add(delivered.result)
         if self._on_result is not None:
             self._on_result(delivered)
-
-
-def _word(status: JobStatus) -> str:
-    return status.value if status in (JobStatus.EXPIRED, JobStatus.PARTIAL) else "failed"

@@ -74,6 +74,17 @@ class Reports:
         """How many mails are due, and the age of the oldest in seconds."""
         return self.database.read(_due)
 
+    def oldest_due(self, age: float) -> Job | None:
+        """The mail that has been due the longest, if that is at least ``age`` seconds."""
+        query = (
+            select(*JOB_COLUMNS)
+            .where(jobs.c.status == JobStatus.PENDING.value, jobs.c.first_due_at <= now() - age)
+            .order_by(jobs.c.first_due_at)
+            .limit(1)
+        )
+        row = self.database.read(lambda c: c.execute(query).one_or_none())
+        return None if row is None else job_from(row)
+
     def next_due_in(self) -> float | None:
         """Seconds until somebody may take the next mail; ``None`` when nothing waits."""
         query = select(func.min(jobs.c.due_at) - now()).where(jobs.c.due_at.isnot(None))

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..deadline import Deadline
 from ..errors import MessageTooLarge, UnsupportedFeature
-from ..letter import Letter, Recipient
+from ..letter import Letter, Part, Recipient
 from ..outcome import Outcome
 
 
@@ -115,9 +115,19 @@ class Transport(ABC):
                 f"has {len(letter.recipients)}; use private_copies=True or several mails",
             )
 
-    def calls(
-        self, letter: Letter, recipients: Sequence[Recipient]
-    ) -> list[tuple[Recipient, ...]]:
+    def fit(self, letter: Letter) -> Letter:
+        """The letter without what this transport cannot carry (``ON_UNSUPPORTED = "drop"``)."""
+        dropped = [feature for feature in features_of(letter) if feature not in self.features]
+        changes: dict[str, Any] = {}
+        for feature in dropped:
+            if feature in _PART_FEATURES:
+                parts: tuple[Part, ...] = changes.get("parts", letter.parts)
+                changes["parts"] = _without(parts, feature)
+            else:
+                changes[feature.value] = _NOTHING[feature.value]
+        return replace(letter, **changes) if changes else letter
+
+    def calls(self, letter: Letter, recipients: Sequence[Recipient]) -> list[tuple[Recipient, ...]]:
         """The envelopes in which these recipients are reached, each the business of one call."""
         if not letter.private_copies:
             return [tuple(recipients)]
@@ -134,6 +144,22 @@ class Transport(ABC):
 
     def close(self) -> None:
         """Let go of connections. The transport may be used again afterwards."""
+
+
+_PART_FEATURES = frozenset({Feature.INLINE, Feature.PART_HEADERS})
+
+#: What a letter's field holds when nothing was asked for.
+_NOTHING: dict[str, Any] = {
+    field.name: field.default_factory() if callable(field.default_factory) else field.default
+    for field in fields(Letter)
+    if field.default is not MISSING or field.default_factory is not MISSING
+}
+
+
+def _without(parts: tuple[Part, ...], feature: Feature) -> tuple[Part, ...]:
+    if feature is Feature.INLINE:
+        return tuple(part for part in parts if part.disposition != "inline")
+    return tuple(replace(part, headers=()) for part in parts)
 
 
 def features_of(letter: Letter) -> Iterator[Feature]:

@@ -1,0 +1,247 @@
+"""What one app has: its settings, its runtime in this process, its outbox.
+
+Here a checked message becomes a row, and the end of the response is told what to do about it.
+Nothing here imports Flask: the extension hands in the app and the request's environ.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+from . import signals
+from .delivery.attempt import Attempted
+from .delivery.dispatcher import Ticket
+from .delivery.runtime import Runtime
+from .errors import ConfigurationError
+from .job import Job, JobStatus
+from .letter import Submission
+from .message import Defaults, Message
+from .settings import Settings, suppresses
+from .wsgi import KEY
+
+#: Messages that ``outbox`` keeps at most, the newest: an application that suppresses sending for
+#: good must not fill its memory with them.
+OUTBOX_LIMIT = 1_000
+
+_INLINE = "flask_deferred_mail.inline"
+
+
+class App(Protocol):
+    """The part of a Flask application that is used here."""
+
+    testing: bool
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def jinja_env(self) -> Any: ...
+    def app_context(self) -> AbstractContextManager[Any]: ...
+    def update_template_context(self, context: dict[str, Any]) -> None: ...
+
+
+class AppMail:
+    """What one app has: its settings, its runtime in this process, its outbox."""
+
+    def __init__(self, app: App, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+        self.outbox: list[Message] = []
+        self._recordings: list[list[Message]] = []
+        self._runtime: Runtime | None = None
+        self._inherited: list[Runtime] = []
+        self._locks: dict[int, threading.Lock] = {}
+
+    @property
+    def runtime(self) -> Runtime:
+        """This process's runtime; made at first use, and anew after a fork."""
+        runtime = self._runtime
+        if runtime is not None and runtime.pid == os.getpid():
+            return runtime
+        return self._new_runtime()
+
+    def _new_runtime(self) -> Runtime:
+        # A lock per process: one that a parent's thread held at the fork stays locked for ever.
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
+            inherited = self._runtime
+            if inherited is not None and inherited.pid == os.getpid():
+                return inherited
+            if inherited is not None:
+                # Never closed here: its sockets and locks are the parent's.
+                self._inherited.append(inherited)
+            self._runtime = Runtime(self.settings, self.app.app_context, _Signals(self))
+            return self._runtime
+
+    @property
+    def suppressed(self) -> bool:
+        """Whether mail is recorded and not sent, as of now."""
+        return suppresses(self.app.config, self.app.testing)
+
+    # -- recording --------------------------------------------------------------------------
+
+    def defer(self, message: Message, environ: dict[str, Any] | None) -> Job:
+        """Record one mail and arrange for its sending."""
+        submission = self._submission(message)
+        runtime, suppressed = self.runtime, self.suppressed
+        hook = _hook(environ, suppressed)
+        soon = hook is not None and _due_now(submission)
+        lease = None
+        if soon and self.settings.dispatch == "thread":
+            lease = runtime.dispatcher.room_for(submission.transport)
+        added = runtime.jobs.add(submission, lease)
+        if not added.created:
+            return added.job
+        if hook is not None and soon:
+            if added.claim is not None:
+                ticket = runtime.dispatcher.reserve(added.claim, submission.letter)
+                hook.append(partial(runtime.dispatcher.ring, ticket))
+            else:
+                self._schedule(environ, hook, added.job.id)
+        self._recorded(message, added.job, suppressed)
+        return added.job
+
+    def defer_many(self, messages: list[Message], environ: dict[str, Any] | None) -> list[Job]:
+        """Record many mails at once and arrange for their sending."""
+        submissions = [self._submission(message) for message in messages]
+        suppressed = self.suppressed
+        hook = _hook(environ, suppressed)
+        added = self.runtime.jobs.add_many(submissions) if submissions else []
+        for message, submission, one in zip(messages, submissions, added, strict=True):
+            if one.created:
+                if hook is not None and _due_now(submission):
+                    self._schedule(environ, hook, one.job.id)
+                self._recorded(message, one.job, suppressed)
+        return [one.job for one in added]
+
+    def send_now(self, message: Message) -> Job:
+        """Record one mail in its own transaction and attempt it at once."""
+        suppressed = self.suppressed
+        added = self.runtime.jobs.add(self._submission(message))
+        if not added.created:
+            return added.job
+        self._recorded(message, added.job, suppressed)
+        if suppressed:
+            return added.job
+        self.runtime.deliver_now(added.job.id)
+        return self.runtime.jobs.get(added.job.id)
+
+    def _schedule(self, environ: Any, hook: list[Any], job_id: int) -> None:
+        """Have a row sent that nobody has leased, once the response is closed."""
+        if self.settings.dispatch == "thread":
+            dispatcher = self.runtime.dispatcher
+            hook.append(partial(dispatcher.ring, Ticket(job_id)))
+        elif self.settings.dispatch == "inline":
+            self._schedule_inline(environ, hook, job_id)
+
+    def _schedule_inline(self, environ: Any, hook: list[Any], job_id: int) -> None:
+        # One callable for all mails of a request: they share its time budget.
+        batches: dict[int, list[int]] = environ.setdefault(_INLINE, {})
+        if id(self) not in batches:
+            batches[id(self)] = []
+            hook.append(partial(self.runtime.deliver_inline, batches[id(self)]))
+        batches[id(self)].append(job_id)
+
+    def _submission(self, message: Message) -> Submission:
+        """The message, checked, and refused here if its transport cannot carry it."""
+        settings = self.settings
+        submission = self._rendered(message).check(
+            Defaults(
+                sender=settings.default_sender,
+                envelope_sender=settings.envelope_sender,
+                default_headers=tuple(settings.default_headers.items()),
+                message_id_domain=settings.message_id_domain,
+                now=time.time(),
+            )
+        )
+        try:
+            transport = self.runtime.transport(submission.transport)
+        except ConfigurationError:
+            if self.suppressed:
+                return submission
+            raise
+        if settings.on_unsupported == "drop":
+            submission = replace(submission, letter=transport.fit(submission.letter))
+        transport.check(submission.letter)
+        return submission
+
+    def _rendered(self, message: Message) -> Message:
+        if message.template is None:
+            return message
+        context: dict[str, Any] = {}
+        self.app.update_template_context(context)
+        return message.render(self.app.jinja_env, context)
+
+    def _recorded(self, message: Message, job: Job, suppressed: bool) -> None:
+        for recording in self._recordings:
+            recording.append(message)
+        if suppressed:
+            self.outbox.append(message)
+            del self.outbox[:-OUTBOX_LIMIT]
+        if signals.mail_queued.receivers:
+            with self.app.app_context():
+                signals.send(signals.mail_queued, self.app, job=job)
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Message]]:
+        """Collect what is recorded inside the block."""
+        messages: list[Message] = []
+        self._recordings.append(messages)
+        try:
+            yield messages
+        finally:
+            self._recordings = [r for r in self._recordings if r is not messages]
+
+
+class _Signals:
+    """Tells receivers what happened, in a fresh app context; reads the job only if any listens."""
+
+    def __init__(self, state: AppMail) -> None:
+        self.state = state
+
+    def attempted(self, event: Attempted) -> None:
+        after = _AFTER.get(event.status)
+        heard = [signals.mail_attempted, *after] if after else [signals.mail_attempted]
+        if event.accepted:
+            heard.append(signals.email_dispatched)
+        if not any(signal.receivers for signal in heard):
+            return
+        job = self.state.runtime.jobs.get(event.job_id)
+        extra: Mapping[Any, dict[str, Any]] = {
+            signals.mail_attempted: {"attempt": event.note},
+            signals.email_dispatched: {"message": event.letter},
+        }
+        with self.state.app.app_context():
+            for signal in heard:
+                signals.send(signal, self.state.app, job=job, **extra.get(signal, {}))
+
+    def gave_up(self, job: Job) -> None:
+        with self.state.app.app_context():
+            signals.send(signals.mail_failed, self.state.app, job=job)
+
+    def backlog(self, oldest: Job) -> None:
+        with self.state.app.app_context():
+            signals.send(signals.mail_backlog, self.state.app, job=oldest)
+
+
+_AFTER: Mapping[JobStatus, tuple[Any, ...]] = {
+    JobStatus.PENDING: (signals.mail_retry_scheduled,),
+    JobStatus.FAILED: (signals.mail_failed,),
+    JobStatus.PARTIAL: (signals.mail_failed,),
+    JobStatus.EXPIRED: (signals.mail_failed,),
+    JobStatus.HELD: (signals.mail_held,),
+}
+
+
+def _hook(environ: dict[str, Any] | None, suppressed: bool) -> list[Any] | None:
+    """Where to schedule something for the end of the response; ``None``: there is no such end."""
+    return None if environ is None or suppressed else environ.get(KEY)
+
+
+def _due_now(submission: Submission) -> bool:
+    return submission.send_at is None or submission.send_at <= time.time()

@@ -1,0 +1,211 @@
+"""Everything that one app has in one process, made at first use.
+
+Engine, threads, locks and connections must not cross a fork (gunicorn's preload, uWSGI): whoever
+holds a runtime compares its process id and makes a new one in a child.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Protocol
+
+from ..deadline import Deadline
+from ..job import Job
+from ..settings import Settings
+from ..store.changes import Changes
+from ..store.claims import Claims, Lease
+from ..store.database import Database
+from ..store.jobs import JobStore
+from ..store.reports import Reports
+from ..store.transport_state import TransportStates
+from ..transports import registry
+from ..transports.base import Transport
+from .attempt import Delivered, Deliverer, Listener
+from .calls import Timing, Tools
+from .dispatcher import Dispatcher
+from .leases import LeaseKeeper
+from .pacing import Pacing
+from .sweep import Sweep
+from .verdict import Policy
+
+log = logging.getLogger("flask_deferred_mail.delivery")
+
+#: Seconds that a process which ends waits for the mail in hand (measured to be respected by
+#: gunicorn's sync, gthread and gevent workers).
+DRAIN_AT_EXIT = 1.5
+
+#: Seconds that ``inline`` may use inside ``close()``, all mails of a request together; well below
+#: the 30 s after which gunicorn gives up on a sync worker.
+INLINE_BUDGET = 10.0
+
+#: Seconds after which due mail is old, and a sweeper has not been seen for too long.
+OLD_BACKLOG = 300.0
+SWEEPER_MISSING = 900.0
+_BACKLOG_CHECK = 60.0
+
+
+class AppListener(Listener, Protocol):
+    """What the extension is told beyond single attempts."""
+
+    def backlog(self, oldest: Job) -> None:
+        """Due mail is old and no sweeper has been seen."""
+
+
+class Runtime:
+    """The parts that deliver an app's mail, joined. For this process only."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        context: Callable[[], AbstractContextManager[object]],
+        listener: AppListener,
+    ) -> None:
+        self.pid = os.getpid()
+        self.settings = settings
+        self.listener = listener
+        self.host = socket.gethostname()
+        self.database = Database(settings.database_uri)
+        self.jobs = JobStore(self.database)
+        self.changes = Changes(self.database)
+        self.reports = Reports(self.database)
+        self.states = TransportStates(self.database)
+        self.lease = Lease(settings.lease, f"{self.host}:{self.pid}")
+        self.claims = Claims(self.database, self.lease)
+        self.leases = LeaseKeeper(self.jobs, settings.lease)
+        rng = random.Random()  # seeded by the system, in each process anew
+        self.pacing = Pacing(self.states, settings.backoff, settings.lease, rng)
+        policy = Policy(
+            backoff=settings.backoff,
+            max_attempts=settings.max_attempts,
+            give_up_after=settings.give_up_after,
+            max_sender_deaths=settings.max_sender_deaths,
+            on_unknown=settings.on_unknown,
+        )
+        timing = Timing(settings.attempt_deadline, settings.final_reply_deadline)
+        tools = Tools(self.jobs, self.transport, self.pacing, policy, timing)
+        self.deliverer = Deliverer(tools, self.leases, listener, context, rng)
+        self._transports: dict[str, Transport] = {}
+        self._lock = threading.Lock()
+        self._next_backlog_check = time.monotonic() + _BACKLOG_CHECK
+
+    def transport(self, name: str) -> Transport:
+        """The configured transport of that name, made at first use.
+
+        :raises ConfigurationError: there is none, or its URL is wrong.
+        """
+        with self._lock:
+            if name not in self._transports:
+                spec = self.settings.require_transport(name)
+                self._transports[name] = registry.build(name, spec)
+            return self._transports[name]
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        """The sender threads of this process; they start with the first mail."""
+        dispatcher = Dispatcher(
+            self.settings.sender_threads,
+            self.lease,
+            self.claims,
+            self.leases,
+            self.deliverer,
+            self._after_each,
+            usable=_threads_run(),
+        )
+        atexit.register(self._at_exit, dispatcher)
+        return dispatcher
+
+    def sweep(
+        self,
+        concurrency: int = 4,
+        limit: int | None = None,
+        on_result: Callable[[Delivered], None] | None = None,
+    ) -> Sweep:
+        """A pass over what is due, to be run by the caller."""
+        return Sweep(
+            claims=self.claims,
+            changes=self.changes,
+            reports=self.reports,
+            leases=self.leases,
+            deliverer=self.deliverer,
+            pacing=self.pacing,
+            seen=lambda: self.reports.seen("sweep", self.host, self.pid),
+            concurrency=concurrency,
+            limit=limit,
+            on_result=on_result,
+        )
+
+    def deliver_now(self, job_id: int, budget: Deadline | None = None) -> Delivered | None:
+        """Attempt one mail in the caller; ``None``: it is not due, or somebody has it.
+
+        :raises StoreError: the database failed.
+        """
+        claim = self.claims.take_one(job_id)
+        if claim is None:
+            return None
+        return self.deliverer.deliver(self.leases.hold(claim), contain=False, budget=budget)
+
+    def deliver_inline(self, job_ids: list[int]) -> None:
+        """Attempt a request's mails one after the other, inside ``close()``, within a budget."""
+        budget = Deadline.after(INLINE_BUDGET)
+        for job_id in job_ids:
+            if budget.left() <= 0:
+                log.warning("mail %d and what follows it: no time left, left to the sweep", job_id)
+                return
+            self.deliver_now(job_id, budget)
+        self._after_each()
+
+    def close(self) -> None:
+        """Let go of connections; for tests and scripts that make many apps."""
+        if "dispatcher" in self.__dict__:
+            self.dispatcher.shut_down(DRAIN_AT_EXIT)
+            atexit.unregister(self._at_exit)
+        for transport in list(self._transports.values()):
+            transport.close()
+        self.database.close()
+
+    def _after_each(self) -> None:
+        """Now and then, look whether anybody sweeps: people forget the cron line."""
+        if time.monotonic() < self._next_backlog_check:
+            return
+        self._next_backlog_check = time.monotonic() + _BACKLOG_CHECK
+        seen = self.reports.last_seen("sweep")
+        if seen is not None and time.time() - seen.seen_at < SWEEPER_MISSING:
+            return
+        oldest = self.reports.oldest_due(OLD_BACKLOG)
+        if oldest is not None:
+            log.error(
+                "mail %d has been due for more than %.0f s and no sweep has been seen%s: is the "
+                "cron line `flask mail sweep` there?",
+                oldest.id,
+                OLD_BACKLOG,
+                f" since {time.time() - seen.seen_at:.0f} s" if seen else "",
+            )
+            self.listener.backlog(oldest)
+
+    def _at_exit(self, dispatcher: Dispatcher) -> None:
+        if os.getpid() == self.pid:
+            dispatcher.shut_down(DRAIN_AT_EXIT)
+
+
+def _threads_run() -> bool:
+    """Whether threads run here: uWSGI without ``--enable-threads`` freezes them while it waits."""
+    try:
+        import uwsgi
+    except ImportError:
+        return True
+    if getattr(uwsgi, "has_threads", 1):
+        return True
+    log.warning(
+        "uWSGI runs without threads, so nothing is sent after the response: start it with "
+        "--enable-threads, or rely on `flask mail sweep`"
+    )
+    return False
