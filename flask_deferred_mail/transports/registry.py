@@ -10,12 +10,15 @@ import os.path
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError, NotYetAvailable
 from .base import Transport
 from .url import TransportURL, URLFault, combination, parse
+
+if TYPE_CHECKING:
+    from .smtp_opening import TlsPolicy
 
 #: Looks at an option's value; answers what was expected instead, or ``None`` if it is right.
 OptionCheck = Callable[[str], str | None]
@@ -206,7 +209,7 @@ def _smtp(name: str, url: TransportURL, timeout: float | None) -> Transport:
         url.port or (465 if implicit else 587),
         username=url.user,
         password=url.password,
-        tls="implicit" if implicit else url.options.get("tls", "required"),
+        tls=cast("TlsPolicy", "implicit" if implicit else url.options.get("tls", "required")),
         cafile=url.options.get("cafile"),
         timeout=timeout,
     )

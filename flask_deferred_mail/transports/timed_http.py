@@ -167,7 +167,8 @@ class TimedSocket:
 
     def makefile(self, mode: str = "rb", buffering: int | None = None) -> io.BufferedReader:
         """What http.client reads an answer from; it asks for bytes, and so does nobody else."""
-        assert mode == "rb" and not buffering  # noqa: S101 - a library that changed its ways
+        if mode != "rb" or buffering not in (None, -1):
+            raise ValueError(f"no file of mode {mode!r} and buffering {buffering!r} here")
         return io.BufferedReader(_TimedReader(self._sock))
 
 

@@ -138,7 +138,8 @@ def _part(piece: bytes) -> File:
 class HttpProvider:
     """The server; use it as a context manager.
 
-    ``requests`` holds every request whose head arrived, ``connections`` counts connections.
+    ``requests`` holds what arrived, ``incomplete`` what broke off before its announced end, and
+    ``connections`` counts connections.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -146,6 +147,7 @@ class HttpProvider:
         #: Asked before the script and the default, if set; may answer ``None``.
         self.decide: Callable[[Recorded], Reply | None] | None = None
         self.requests: list[Recorded] = []
+        self.incomplete: list[Recorded] = []
         self.connections = 0
         self._script: deque[Reply] = deque()
         self._released = threading.Event()
@@ -157,6 +159,11 @@ class HttpProvider:
         self.port: int = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open at the moment."""
+        return len(self._open)
 
     @property
     def url(self) -> str:
@@ -201,6 +208,7 @@ class HttpProvider:
 
     def _serve(self, sock: socket.socket, number: int) -> None:
         sock.settimeout(60)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._open.add(sock)
         try:
             if self._tls:
@@ -230,8 +238,12 @@ class HttpProvider:
             reply = self._script.popleft() if self._script else self.default
         if self._interrupted(reply, "before_body", request, sock):
             return False
-        body = _read_exactly(sock, rest, int(headers.get("content-length", "0")))
+        length = int(headers.get("content-length", "0"))
+        body = _read_exactly(sock, rest, length)
         request = Recorded(method, path, headers, body, number, time.monotonic())
+        if len(body) < length:
+            self.incomplete.append(request)
+            return False
         if self.decide is not None:
             reply = self.decide(request) or reply
         if self._interrupted(reply, "after_body", request, sock):
