@@ -60,6 +60,8 @@ def sign_up_submitted() -> View:
         except EmailTaken:
             problem = "There is an account with this address already. Sign in, or reset it."
         except MessageError as error:
+            if not error.field.startswith("recipients"):
+                raise  # our own mistake, in a template perhaps: nothing that the visitor can mend
             problem = f"We cannot mail to “{email[:80]}”: {error.problem}"
     return render_template("sign_up.html", problem=problem), 400
 
