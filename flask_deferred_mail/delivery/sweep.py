@@ -124,9 +124,15 @@ class Sweep:
         self.seen()
         before = now_seconds()
         self._end_overdue()
-        while not self._done() and self._claim_round(before):
-            # Claim again as soon as half of the places are free.
-            self._pool.wait(self.concurrency + 1, 30.0)
+        while not self._done():
+            if self._claim_round(before):
+                # Claim again as soon as half of the places are free.
+                self._pool.wait(self.concurrency + 1, 30.0)
+            elif pending := self._pool.pending:
+                # What is in flight may be the probe that everybody else waits for.
+                self._pool.wait(pending, 30.0)
+            else:
+                break
         self._wait_until_idle()
         self._suspects(before)
 
