@@ -111,6 +111,10 @@ class SendCloudTransport(HttpApiTransport):
         for recipients in self.calls(letter, letter.recipients):
             sendcloud_request.check_call(letter, recipients)
 
+    def fit(self, letter: Letter) -> Letter:
+        """Without what SendCloud cannot carry; of several tags the first stays, as the label."""
+        return replace(super().fit(letter), tags=letter.tags[:1])
+
     # Sending
 
     def request_for(self, call: Call) -> requests.Request:

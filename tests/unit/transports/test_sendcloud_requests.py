@@ -47,7 +47,8 @@ def two(**fields: Any) -> Any:
 def test_every_fixture_is_reproduced(sendcloud, path):
     """Method, URL, kind of body, every field in its order and every file are the fixture's."""
     fixture = json.loads(path.read_text())
-    letter = letter_from_neutral(fixture["neutral"])
+    letter = sendcloud.fit(letter_from_neutral(fixture["neutral"]))
+    sendcloud.check(letter)
     if path.stem == "request_private":
         letter = two(private_copies=True)
     request = encoded(

@@ -1,0 +1,146 @@
+"""From a URL to a transport; and what is said about a URL that means none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from flask_deferred_mail.errors import ConfigurationError, NotYetAvailable
+from flask_deferred_mail.transports.registry import build, faults
+
+
+@dataclass
+class Spec:
+    url: str
+    token: Any = None
+    dkim: Any = None
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("smtp://user:pass@mail.example.com", "SmtpTransport"),
+        ("smtp://127.0.0.1:2525?tls=optional", "SmtpTransport"),
+        ("smtps://user:pass@mail.example.com", "SmtpTransport"),
+        ("sendcloud://user:key@default", "SendCloudTransport"),
+        ("sendcloud://u:k@default?endpoint=http://127.0.0.1:1", "SendCloudTransport"),
+        ("console:", "ConsoleTransport"),
+        ("file:///tmp/mail", "FileTransport"),
+        ("memory:", "InMemoryTransport"),
+        ("null:", "NullTransport"),
+    ],
+)
+def test_each_scheme_makes_its_transport(url, kind):
+    """Nothing is wrong with it, and the transport carries the configured name."""
+    assert faults(url) == []
+    transport = build("bulk", Spec(url))
+    assert type(transport).__name__ == kind
+    assert transport.name == "bulk"
+    transport.close()
+
+
+def test_the_urls_parts_reach_the_transport(tmp_path):
+    """Folder, endpoint and login are what the URL says, percent-decoded."""
+    assert str(build("a", Spec(f"file://{tmp_path}/my%20mail")).folder) == f"{tmp_path}/my mail"
+    sendcloud = build("a", Spec("sendcloud://us%40er:k%2Fey@default?endpoint=http://127.0.0.1:9"))
+    request = sendcloud.probe_request()
+    assert request.url == "http://127.0.0.1:9/apiv2/userinfo/get"
+    assert request.data == [("apiUser", "us@er"), ("apiKey", "k/ey")]
+
+
+LATER = [
+    "mailgun://key@domain?region=eu",
+    "ses://a:b@region",
+    "ses://region",
+    "postmark://token@default",
+    "sendgrid://key@default",
+    "resend://key@default",
+    "brevo://key@default",
+    "aliyun://a:b@region",
+    "tencentses://a:b@region",
+    "failover(smtp://a smtp://b)",
+    "roundrobin(smtp://a smtp://b)",
+    "smtp://user:pass@host?auth=xoauth2",
+]
+
+
+@pytest.mark.parametrize("url", LATER)
+def test_what_a_later_release_brings_is_refused_as_such(url):
+    """Not as unknown, and never silently as something else."""
+    [fault] = faults(url)
+    assert "later release" in fault
+    with pytest.raises(NotYetAvailable, match="later release"):
+        build("default", Spec(url))
+
+
+@pytest.mark.parametrize("extra", [{"token": lambda: "x"}, {"dkim": {"key": "x"}}])
+def test_tokens_and_signing_come_later(extra):
+    """Ignoring them would send unsigned mail, or log in without the token."""
+    with pytest.raises(NotYetAvailable, match=next(iter(extra))):
+        build("default", Spec("smtp://host", **extra))
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("stmp://u:hunter2@host", ["unknown scheme stmp", "smtps"]),
+        ("hunter2-key:x", ["unknown scheme;"]),
+        ("", ["text such as"]),
+        (None, ["text such as"]),
+        ("smtp://", ["needs a host"]),
+        ("smtp://u:hunter2@", ["needs a host"]),
+        ("smtp://hunter2@host", ["lacks its password"]),
+        ("smtp://:hunter2@host", ["lacks its user"]),
+        ("smtp://host/path", ["takes no path"]),
+        ("smtp://host?tls=maybe", ["'tls' should be required or optional or none"]),
+        ("smtps://host?tls=none", ["no option 'tls'"]),
+        ("smtp://host?cafile=/no/such/file", ["PEM file"]),
+        ("smtp://host?hunter2=1", ["no option an odd name"]),
+        (f"smtp://{'a' * 70}.example", ["cannot be a name"]),
+        ("sendcloud://default", ["lacks its API user and API key", "API_USER:API_KEY"]),
+        ("sendcloud://user:@default", ["lacks its API key"]),
+        ("sendcloud://u:hunter2@elsewhere", ["'default'"]),
+        ("sendcloud://u:hunter2@default?region=eu", ["no option 'region'"]),
+        ("sendcloud://u:k@default?endpoint=ftp://x", ["'endpoint' should be a URL"]),
+        ("sendcloud://u:k@default?endpoint=http://u:hunter2@x", ["'endpoint' should be a URL"]),
+        ("console:x", ["takes no path"]),
+        ("memory://u:hunter2@x", ["takes no host", "takes no user"]),
+        ("file:", ["absolute folder"]),
+        ("file:mail", ["absolute folder"]),
+        ("file://mail/x", ["takes no host"]),
+        ("smtp://u:hun/ter2@host", ["percent-encode"]),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_secret(url, words):
+    """Each fault in one sentence; all of them at once; nothing that could be a password."""
+    found = faults(url)
+    for word in words:
+        assert any(word in fault for fault in found), found
+    assert "hunter2" not in str(found)
+    assert "ter2" not in str(found)
+    with pytest.raises(ConfigurationError) as caught:
+        build("bulk", Spec(url))
+    assert len(caught.value.faults) == len(found)
+    assert all("'bulk'" in fault for fault in caught.value.faults)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_adapter_is_imported_when_it_is_chosen():
+    """Looking at URLs and building a small transport costs nobody requests and its start-up."""
+    code = (
+        "import sys\n"
+        "from types import SimpleNamespace as S\n"
+        "before = 'requests' in sys.modules\n"
+        "from flask_deferred_mail.transports.registry import build, faults\n"
+        "assert faults('sendcloud://u:k@default') == []\n"
+        "build('a', S(url='null:', token=None, dkim=None))\n"
+        "assert before or 'requests' not in sys.modules\n"
+        "assert 'flask_deferred_mail.transports.sendcloud' not in sys.modules\n"
+        "build('a', S(url='sendcloud://u:k@default', token=None, dkim=None))\n"
+        "assert 'flask_deferred_mail.transports.sendcloud' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
