@@ -157,10 +157,11 @@ def render(letter: Letter, only: Recipient | None = None) -> bytes:
     :raises MessageError: something in the letter cannot stand where it would have to, or the
         finished header block does not hold exactly the fields that were meant.
     """
+    fields = _envelope_fields(letter, only)
     root = _tree(letter)
     _seal(root, f"{letter.message_id}\0{only.email if only else ''}", list(root.plain()))
     out = BytesIO()
-    out.write(block([*_envelope_fields(letter, only), *root.fields]))
+    out.write(block([*fields, *root.fields]))
     root.write(out)
     if isinstance(root, _Leaf) and root.body is not None and not _ends_line(root.body.data):
         # Every message ends with a line end on the wire; so it is part of what is signed.
@@ -291,7 +292,10 @@ def _alternative(content_type: str, content: str, charset: str) -> _Leaf:
     if kind.lower().startswith("text/"):
         return _text(_CHARSET.sub("", kind), content, charset)
     encoding = structured("Content-Transfer-Encoding", "base64")
-    return _Leaf((structured("Content-Type", kind), encoding), None, content.encode())
+    try:
+        return _Leaf((structured("Content-Type", kind), encoding), None, content.encode())
+    except UnicodeEncodeError:
+        raise BadHeaderError("alternatives", "half of a surrogate pair is no text") from None
 
 
 def _file(part: Part) -> _Leaf:
@@ -324,7 +328,7 @@ def _part_headers(part: Part, own: list[Field]) -> list[Field]:
 def _content_type(value: str) -> str:
     if not _TYPE.fullmatch(value):
         raise BadHeaderError("content_type", "must look like type/subtype")
-    return value
+    return value.rstrip("; \t")
 
 
 def _seal(node: _Node, seed: str, plain: list[bytes]) -> None:

@@ -135,11 +135,14 @@ def block(fields: Sequence[Field]) -> bytes:
 
     :raises BadHeaderError: the bytes do not hold exactly the fields that were given.
     """
-    raw = "\r\n".join([line for _, line in fields]).encode() + b"\r\n\r\n"
+    try:
+        raw = "\r\n".join([line for _, line in fields]).encode() + b"\r\n\r\n"
+    except UnicodeEncodeError:
+        raise BadHeaderError("headers", "hold half of a surrogate pair") from None
     found = checked_header_names(raw)
     meant = [name for name, _ in fields]
-    if found != meant:
-        raise BadHeaderError("headers", f"{len(found)} fields on the wire, {len(meant)} were meant")
+    if found != meant or raw.find(b"\r\n\r\n") != len(raw) - 4:
+        raise BadHeaderError("headers", "the fields on the wire are not those that were meant")
     return raw
 
 
@@ -205,10 +208,12 @@ def _tokens(value: str, limit: int) -> list[str]:
     if not odd:
         tokens = _merge_blanks(words)
     else:
+        # The run takes in the blanks beside it and the word beyond them: a blank at a value's end
+        # would be lost, and an encoded word must not be empty.
         first, last = odd[0], odd[-1] + 1
-        while first and not words[first - 1]:
+        while first and not (words[first] and words[first - 1]):
             first -= 1
-        while last < len(words) and not words[last]:
+        while last < len(words) and not (words[last - 1] and words[last]):
             last += 1
         tokens = _merge_blanks(words[:first])
         tokens += encoded_words(" ".join(words[first:last]), limit)
@@ -226,8 +231,11 @@ def _odd_words(value: str, words: Sequence[str]) -> list[int]:
         for index, word in enumerate(words)
         if not (word.isascii() and word.isprintable()) or (deceptive and "=?" in word)
     ]
-    ends = [0] * (words[0] == "") + [len(words) - 1] * (words[-1] == "")
-    return sorted({*odd, *ends}) if ends else odd
+    if not words[0]:
+        odd.insert(0, 0)
+    if not words[-1]:
+        odd.append(len(words) - 1)
+    return odd
 
 
 def _merge_blanks(words: Iterable[str]) -> list[str]:
@@ -290,7 +298,7 @@ def _whole_characters(data: bytes, step: int) -> Iterator[bytes]:
 
 def _member(field: str, address: Address, limit: int) -> list[str]:
     """One mailbox as tokens: in one piece, if that fits on a line of its own."""
-    if not _ADDR_SPEC.fullmatch(address.email):
+    if not (_ADDR_SPEC.fullmatch(address.email) and address.email.isprintable()):
         raise AddressError(field, "an address in it is not an addr-spec")
     if not address.name:
         return [address.email]
