@@ -94,18 +94,12 @@ def _shown(parts: SplitResult, options: Mapping[str, str]) -> str:
         place = f"{'***:***' if ':' in login else '***'}@{place}"
     elif parts.scheme not in ("smtp", "smtps", "file", "ses") and place:
         place = "***"  # A key that was put where the host belongs.
-    shown = [f"{name}={_shown_option(name, value)}" for name, value in options.items()]
+    shown = [
+        f"{name}={value}" if name in _SHOWN_OPTIONS else "***" for name, value in options.items()
+    ]
     slashes = "//" if place or parts.scheme == "file" else ""
     query = f"?{'&'.join(shown)}" if shown else ""
     return f"{parts.scheme}:{slashes}{place}{parts.path}{query}"
-
-
-def _shown_option(name: str, value: str) -> str:
-    if name not in _SHOWN_OPTIONS:
-        return "***"
-    if name == "endpoint" and "@" in value:
-        return "***"
-    return value
 
 
 def _split(url: str) -> SplitResult:
@@ -134,7 +128,8 @@ def _check_place(parts: SplitResult, has_fragment: bool) -> None:
         raise URLFault("has port 0; ports go from 1 to 65535")
     if has_fragment:
         raise URLFault(f"holds a '#'; {_ENCODE}")
-    if "@" not in parts.netloc and "@" in parts.path + parts.query:
+    # However a password is cut, the '@' behind it ends up in the later part.
+    if parts.scheme != "file" and "@" in parts.path + parts.query:
         raise URLFault(f"has an '@' after its host; {_ENCODE}")
 
 
