@@ -95,7 +95,8 @@ def _shown(parts: SplitResult, options: Mapping[str, str]) -> str:
     elif parts.scheme not in ("smtp", "smtps", "file", "ses") and place:
         place = "***"  # A key that was put where the host belongs.
     shown = [
-        f"{name}={value}" if name in _SHOWN_OPTIONS else "***" for name, value in options.items()
+        f"{name}={value}" if name in _SHOWN_OPTIONS and "@" not in value else "***"
+        for name, value in options.items()
     ]
     slashes = "//" if place or parts.scheme == "file" else ""
     query = f"?{'&'.join(shown)}" if shown else ""

@@ -106,7 +106,7 @@ def test_tokens_and_signing_come_later(extra):
         ("sendcloud://u:hunter2@elsewhere", ["'default'"]),
         ("sendcloud://u:hunter2@default?region=eu", ["no option 'region'"]),
         ("sendcloud://u:k@default?endpoint=ftp://x", ["'endpoint' should be a URL"]),
-        ("sendcloud://u:k@default?endpoint=http://u:hunter2@x", ["'endpoint' should be a URL"]),
+        ("sendcloud://u:k@default?endpoint=http://u:hunter2%40x", ["'endpoint' should be a URL"]),
         ("console:x", ["takes no path"]),
         ("memory://u:hunter2@x", ["takes no host", "takes no user"]),
         ("file:", ["absolute folder"]),

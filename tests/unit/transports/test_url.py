@@ -87,6 +87,7 @@ def test_a_url_that_cannot_be_read_is_refused_without_showing_it(url):
             "sendcloud://u:k@default?endpoint=http://127.0.0.1:8080",
             "sendcloud://***:***@default?endpoint=http://127.0.0.1:8080",
         ),
+        ("sendcloud://u:k@default?endpoint=http://u:p%40x", "sendcloud://***:***@default?***"),
         ("sendcloud://key", "sendcloud://***"),
         ("mailgun://key@domain?region=eu&token=x", "mailgun://***@domain?region=eu&***"),
         ("file:///var/m@il", "file:///var/m@il"),
