@@ -1,0 +1,89 @@
+"""Connections of the HTTP transports under threads, forks and closing."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from flask_deferred_mail.transports.sendcloud import SendCloudTransport
+from tests.support.http_provider import HttpProvider, Reply, accepted_by_sendcloud
+from tests.support.transport_calls import a_letter, fates, send
+from tests.support.waiting import wait_until
+
+ACCEPTED = accepted_by_sendcloud(["ann@example.net"])
+DELIVERED = {"ann@example.net": "accepted"}
+
+
+@pytest.fixture
+def provider() -> Iterator[HttpProvider]:
+    with HttpProvider() as provider:
+        provider.default = ACCEPTED
+        yield provider
+
+
+@pytest.fixture
+def sendcloud(provider: HttpProvider) -> Iterator[SendCloudTransport]:
+    transport = SendCloudTransport("default", "u", "k", endpoint=provider.url)
+    yield transport
+    transport.close()
+
+
+def test_threads_do_not_share_a_connection_at_once(sendcloud, provider):
+    """Forty mails from eight threads: each gets its own answer, and connections are used again."""
+    provider.decide = lambda request: accepted_by_sendcloud([request.form["to"]])
+    people = [f"u{i}@example.net" for i in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(lambda who: send(sendcloud, a_letter(who)), people))
+    for who, outcome in zip(people, outcomes, strict=True):
+        [result] = outcome.results
+        assert result.address == who
+        assert result.provider_message_id.endswith(f"${who}")
+    assert provider.connections <= 8
+
+
+def test_a_fork_does_not_share_connections(sendcloud, provider):
+    """The child opens its own; the parent's stays usable after the child is gone."""
+    assert fates(send(sendcloud)) == DELIVERED
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forking with threads; that is what servers do and we test here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            ok = fates(send(sendcloud)) == DELIVERED
+            sendcloud.close()
+        except BaseException:
+            ok = False
+        os._exit(0 if ok else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert fates(send(sendcloud)) == DELIVERED
+    assert [request.connection for request in provider.requests] == [1, 2, 1]
+
+
+def test_a_closed_transport_may_be_used_again(sendcloud, provider):
+    """close() lets go of what is idle, and no more."""
+    send(sendcloud)
+    sendcloud.close()
+    wait_until(lambda: not provider.open_connections, message="the connection stayed open")
+    assert fates(send(sendcloud)) == DELIVERED
+    assert provider.connections == 2
+
+
+def test_a_broken_exchange_does_not_spoil_the_next(sendcloud, provider):
+    """After silence, reset or rubbish, the next mail goes over a connection of its own."""
+    for reply in (Reply(hang="after_body"), Reply(reset="after_body"), Reply("x" * 2_000_000)):
+        provider.script(reply)
+        assert fates(send(sendcloud, patience=0.5)) == {"ann@example.net": "unknown"}
+        assert fates(send(sendcloud)) == DELIVERED
+
+
+def test_a_link_to_an_answer_that_never_ends_is_left(sendcloud, provider):
+    """The rest of an answer over the cap is not taken for the answer to the next request."""
+    provider.script(Reply("x" * 3_000_000, 400), ACCEPTED)
+    assert fates(send(sendcloud)) == {"ann@example.net": "refused"}
+    assert fates(send(sendcloud)) == DELIVERED
+    assert provider.requests[-1].connection == 2
