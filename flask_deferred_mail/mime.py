@@ -2,8 +2,8 @@
 
 The same letter gives the same bytes at every attempt, in every process and on every Python: the
 Message-ID and the date are part of the letter, and the boundaries derive from the Message-ID. The
-renderer is our own because the standard library's costs a hundred times as much, differs between
-versions, and has let a subject write header fields of its own.
+renderer is our own because the standard library's costs more than twenty times as much, differs
+between versions, and has let a subject write header fields of its own.
 
 The shape, of which layers that hold one thing only are left out::
 

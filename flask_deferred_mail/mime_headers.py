@@ -300,6 +300,9 @@ def _member(field: str, address: Address, limit: int) -> list[str]:
     """One mailbox as tokens: in one piece, if that fits on a line of its own."""
     if not (_ADDR_SPEC.fullmatch(address.email) and address.email.isprintable()):
         raise AddressError(field, "an address in it is not an addr-spec")
+    # Lawful as a local part, but servers exist that decode it and mail somebody else.
+    if _LOOKS_ENCODED.search(address.email):
+        raise AddressError(field, "an address in it looks like an encoded word")
     if not address.name:
         return [address.email]
     tokens = [*_phrase(field, address.name, limit), f"<{address.email}>"]

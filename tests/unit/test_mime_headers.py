@@ -161,6 +161,14 @@ def test_hostile_address_takes_linear_time():
             addresses("To", [Address(email)])
 
 
+def test_address_that_looks_encoded():
+    """A local part that some server might decode to another address is refused."""
+    for email in ("=?utf-8?q?e=40x.example=3E?=@b.example", "=??Q??=@b.example"):
+        with pytest.raises(AddressError, match="encoded word"):
+            addresses("To", [Address(email)])
+    assert addresses("To", [Address("a=?b@c.example")])
+
+
 @pytest.mark.parametrize(
     ("name", "written"),
     [
