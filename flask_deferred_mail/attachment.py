@@ -26,8 +26,10 @@ MAX_CONTENT_TYPE = 255
 MAX_DATA = 40 * 1024 * 1024
 
 _WORD = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
+# RFC 6838 section 4.2.
+_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 _CONTENT_TYPE = re.compile(
-    rf'({_WORD}/{_WORD})((?:[ ]*;[ ]*{_WORD}=(?:{_WORD}|"[^"\\\x00-\x1f\x7f]*"))*)', re.ASCII
+    rf'({_NAME}/{_NAME})((?:[ ]*;[ ]*{_WORD}=(?:{_WORD}|"[^"\\\x00-\x1f\x7f]*"))*)', re.ASCII
 )
 # RFC 2045 section 7 wants a msg-id; "logo" without an @ is what everybody writes, and works.
 _CONTENT_ID = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~@-]{1,255}")

@@ -41,9 +41,21 @@ MAX_PRIORITY = 1000
 #: Most attempts that a message can ask for.
 MAX_ATTEMPTS = 10_000
 
-_ASCII_SAMPLE = "\t\r\n !=?<>&AZaz09~+"
-# Codecs that leave ASCII alone (or nearly) without being charsets that a reader knows.
-_NO_CHARSETS = frozenset({"utf-7", "raw-unicode-escape", "unicode-escape", "idna", "mbcs", "oem"})
+#: Python's name of a charset -> its name in a mail (IANA's preferred MIME name). All of them leave
+#: ASCII alone; UTF-16 and UTF-7 would not, and many of Python's codecs are no charsets at all.
+CHARSETS = {
+    "utf-8": "utf-8",
+    "ascii": "us-ascii",
+    **{f"iso8859-{n}": f"iso-8859-{n}" for n in (*range(1, 12), *range(13, 17))},
+    **{f"cp{n}": f"windows-{n}" for n in range(1250, 1259)},
+    **{name: name for name in ("koi8-r", "koi8-u", "big5", "gb2312", "gbk", "gb18030")},
+    "euc_jp": "euc-jp",
+    "euc_kr": "euc-kr",
+    "shift_jis": "shift_jis",
+    "iso2022_jp": "iso-2022-jp",
+    "iso2022_kr": "iso-2022-kr",
+    "tis-620": "tis-620",
+}
 
 
 def check(message: Message, defaults: Defaults) -> Submission:
@@ -96,7 +108,9 @@ def _letter(message: Message, defaults: Defaults, send_at: float | None) -> Lett
     return Letter(
         sender=sender,
         recipients=recipients,
-        envelope_sender=_envelope_sender(envelope) if envelope else sender.email,
+        envelope_sender=(
+            parse_address(envelope, "envelope_sender").email if envelope else sender.email
+        ),
         message_id=message_id,
         date=header_date(_date(message.date, send_at, defaults.now)),
         subject=line(
@@ -125,13 +139,6 @@ def _sender(value: object, defaults: Defaults) -> Address:
             "sender", "is missing; give sender=..., or set MAIL_DEFAULT_SENDER for all messages"
         )
     return defaults.sender
-
-
-def _envelope_sender(value: object) -> str:
-    address = parse_address(value, "envelope_sender")
-    if address.name:
-        raise MessageError("envelope_sender", "must be an address alone, without a name")
-    return address.email
 
 
 def _recipients(message: Message) -> tuple[Recipient, ...]:
@@ -265,23 +272,17 @@ def _charset(
         return "utf-8"
     name = label(value, "charset", 40)
     try:
-        codec = codecs.lookup(name)
-        usable = _ASCII_SAMPLE.encode(name) == _ASCII_SAMPLE.encode()
+        mime_name = CHARSETS[codecs.lookup(name).name]
     except (LookupError, UnicodeError):
-        usable = False
-    if not usable or codec.name.replace("_", "-") in _NO_CHARSETS:
-        raise MessageError("charset", f"{shown(name)} is not a charset that a mail can be in")
+        raise MessageError(
+            "charset", f"{shown(name)} is not one that mail is written in; leave it out for UTF-8"
+        ) from None
     try:
         for body in (text, html, *(content for _, content in alternatives)):
             (body or "").encode(name)
     except UnicodeError:
         return "utf-8"
-    return _MIME_NAMES.get(codec.name, codec.name.replace("_", "-"))
-
-
-_MIME_NAMES = {
-    f"iso8859-{number}": f"iso-8859-{number}" for number in (*range(1, 12), *range(13, 17))
-} | {"ascii": "us-ascii", "cp1251": "windows-1251", "cp1252": "windows-1252"}
+    return mime_name
 
 
 def _headers(

@@ -7,7 +7,7 @@ value must survive a trip through JSON, since that is how it is stored.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .address import parse_address, same_mailbox
@@ -54,7 +54,7 @@ def given(message: Message, recipients: Sequence[Recipient]) -> dict[str, Any]:
 
 
 def _tags(value: Any) -> tuple[str, ...]:
-    if isinstance(value, (bytes, Mapping)):
+    if isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable):
         raise MessageError("tags", f"must be a list of texts, not {type(value).__name__}")
     members = [value] if isinstance(value, str) else list(value)
     if len(members) > MAX_TAGS:
