@@ -79,14 +79,16 @@ class LocalSite:
         if self._gunicorn is None:
             return
         process, self._gunicorn = self._gunicorn, None
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        # The group outlives its leader if the leader was killed; and no reaped leader's number is
-        # given to another process while the group has a member.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        try:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        finally:
+            # The group outlives its leader if the leader was killed, or this wait broken off. Its
+            # number is not given away while it has a member.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def is_running(self) -> bool:
         """Whether gunicorn is there, with or without workers."""
