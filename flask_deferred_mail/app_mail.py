@@ -6,10 +6,11 @@ Nothing here imports Flask: the extension hands in the app and the request's env
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -128,7 +129,7 @@ class AppMail:
         self._recorded(message, added.job, suppressed)
         if suppressed:
             return added.job
-        self.runtime.deliver_now(added.job.id)
+        apart(self.runtime.deliver_now, added.job.id)
         return self.runtime.jobs.get(added.job.id)
 
     def _schedule(self, environ: Any, hook: list[Any], job_id: int) -> None:
@@ -144,7 +145,7 @@ class AppMail:
         batches: dict[int, list[int]] = environ.setdefault(_INLINE, {})
         if id(self) not in batches:
             batches[id(self)] = []
-            hook.append(partial(self.runtime.deliver_inline, batches[id(self)]))
+            hook.append(partial(apart, self.runtime.deliver_inline, batches[id(self)]))
         batches[id(self)].append(job_id)
 
     def _submission(self, message: Message) -> Submission:
@@ -184,8 +185,12 @@ class AppMail:
             self.outbox.append(message)
             del self.outbox[:-OUTBOX_LIMIT]
         if signals.mail_queued.receivers:
-            with self.app.app_context():
-                signals.send(signals.mail_queued, self.app, job=job)
+            apart(self.signal, signals.mail_queued, job=job)
+
+    def signal(self, signal: Any, **details: Any) -> None:
+        """Tell receivers, in an app context of their own."""
+        with self.app.app_context():
+            signals.send(signal, self.app, **details)
 
     @contextmanager
     def recording(self) -> Iterator[list[Message]]:
@@ -216,17 +221,14 @@ class _Signals:
             signals.mail_attempted: {"attempt": event.note},
             signals.email_dispatched: {"message": event.letter},
         }
-        with self.state.app.app_context():
-            for signal in heard:
-                signals.send(signal, self.state.app, job=job, **extra.get(signal, {}))
+        for signal in heard:
+            self.state.signal(signal, job=job, **extra.get(signal, {}))
 
     def gave_up(self, job: Job) -> None:
-        with self.state.app.app_context():
-            signals.send(signals.mail_failed, self.state.app, job=job)
+        self.state.signal(signals.mail_failed, job=job)
 
     def backlog(self, oldest: Job) -> None:
-        with self.state.app.app_context():
-            signals.send(signals.mail_backlog, self.state.app, job=oldest)
+        self.state.signal(signals.mail_backlog, job=oldest)
 
 
 _AFTER: Mapping[JobStatus, tuple[Any, ...]] = {
@@ -236,6 +238,14 @@ _AFTER: Mapping[JobStatus, tuple[Any, ...]] = {
     JobStatus.EXPIRED: (signals.mail_failed,),
     JobStatus.HELD: (signals.mail_held,),
 }
+
+
+def apart(work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Run something away from the request: receivers and transports must not see one by chance.
+
+    In a sender thread there is none; in the view, an app context pushed on top would not hide it.
+    """
+    return contextvars.Context().run(work, *args, **kwargs)
 
 
 def _hook(environ: dict[str, Any] | None, suppressed: bool) -> list[Any] | None:

@@ -20,11 +20,12 @@ from typing import Protocol
 
 from .. import crashpoints
 from ..deadline import Deadline
-from ..errors import HandoverRefused
+from ..errors import HandoverRefused, SchemaError, StoreError
 from ..job import ACCEPTED, Job, JobRecipient, JobStatus
 from ..letter import Letter
 from ..outcome import Fate, RecipientResult, ServerNote
 from ..store.claims import Claim
+from ..store.jobs import OUTCOME_PATIENCE
 from ..store.statements import AttemptNote, Verdict
 from .calls import Calls, Tools
 from .leases import OUT_OF_TIME, Holding, LeaseKeeper, Phase
@@ -153,7 +154,7 @@ class Deliverer:
         verdict = after_attempt(
             claim, self.policy, tally, time.time(), started.note(work.server), self.rng
         )
-        return self._record(holding, verdict, work.letter)
+        return self._record(holding, verdict, work.letter, patient=contain)
 
     def _run(self, work: Calls, letter: Letter | None) -> Tally:
         """Run the calls in a fresh context; a context that breaks must not lose an outcome."""
@@ -172,9 +173,26 @@ class Deliverer:
 
     # -- afterwards -------------------------------------------------------------------------
 
-    def _record(self, holding: Holding, verdict: Verdict, letter: Letter | None) -> Delivered:
+    def _persist(self, claim: Claim, verdict: Verdict, patience: float) -> bool:
+        """Write the outcome, again and again on a database that fails: until it is in, a crash or
+        the end of the lease sends the mail twice."""
+        give_up = Deadline.after(patience)
+        while True:
+            try:
+                return self.store.record(claim, verdict)
+            except SchemaError:
+                raise
+            except StoreError as error:
+                log.error("mail %d: its outcome cannot be written: %s", claim.job_id, error)
+                if give_up.left() <= 0:
+                    raise
+            time.sleep(min(1.0, max(0.0, give_up.left())))
+
+    def _record(
+        self, holding: Holding, verdict: Verdict, letter: Letter | None, patient: bool = True
+    ) -> Delivered:
         claim = holding.claim
-        if not self.store.record(claim, verdict):
+        if not self._persist(claim, verdict, OUTCOME_PATIENCE if patient else 0.0):
             log.warning(
                 "mail %d: lease lost before its outcome (%s) was written; the row is another's",
                 claim.job_id,

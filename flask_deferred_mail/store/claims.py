@@ -12,16 +12,16 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, select, update
+from sqlalchemy import Connection, Float, and_, bindparam, case, select, update
 
 from ..job import JobRecipient, JobStatus
 from ..letter import Submission
 from .database import Database
-from .dialect import now, now_seconds
+from .dialect import NOW, clock, now_seconds
 from .payload import FORMAT
 from .rows import fresh_recipients, recipients_from
 from .schema import attempts, jobs
@@ -134,10 +134,7 @@ class Claims:
         token, leased_at = new_token(), time.monotonic()
 
         def work(connection: Connection) -> list[Claim]:
-            query = select(*_COLUMNS).where(
-                jobs.c.id == job_id, jobs.c.due_at <= now(), jobs.c.format <= FORMAT
-            )
-            rows = connection.execute(query).all()
+            rows = connection.execute(_ONE, clock() | {"job_": job_id}).all()
             return self._seize(connection, rows, token, leased_at) if rows else []
 
         claims = self.database.write(work)
@@ -146,13 +143,13 @@ class Claims:
     def _seize(
         self, connection: Connection, rows: Sequence[Any], token: str, leased_at: float
     ) -> list[Claim]:
-        connection.execute(
-            _SEIZE.values(
-                due_at=now() + self.lease.seconds,
-                lease_token=token,
-                lease_owner=self.lease.owner,
-            ).where(jobs.c.id.in_([row.id for row in rows]))
-        )
+        values = clock() | {
+            "jobs_": [row.id for row in rows],
+            "lease_": self.lease.seconds,
+            "lease_token": token,
+            "lease_owner": self.lease.owner,
+        }
+        connection.execute(_SEIZE, values)
         dead = [row for row in rows if row.status == JobStatus.SENDING]
         if dead:
             connection.execute(attempts.insert(), [_obituary(row) for row in dead])
@@ -160,88 +157,111 @@ class Claims:
 
     def transports_with_due(self, due_before: float | None = None) -> list[str]:
         """The names of the transports that have something due, in alphabetical order."""
-        limit = now() if due_before is None else due_before
+        before = now_seconds() if due_before is None else due_before
 
         def work(connection: Connection) -> list[str]:
             names: list[str] = []
-            while True:
-                # One step through the index per name: the backlog's length does not matter.
-                query = (
-                    select(jobs.c.transport)
-                    .where(jobs.c.due_at.isnot(None), jobs.c.transport > (names or [""])[-1])
-                    .order_by(jobs.c.transport)
-                    .limit(1)
-                )
-                name = connection.scalar(query)
-                if name is None:
-                    return [n for n in names if _has_due(connection, n, limit)]
-                names.append(name)
+            name: str | None = ""
+            while name is not None:
+                name = connection.scalar(_NEXT_TRANSPORT, {"after_": name})
+                if name is not None and _has_due(connection, name, before):
+                    names.append(name)
+            return names
 
         return self.database.read(work)
 
 
 _WAS_SENDING = jobs.c.status == JobStatus.SENDING.value
-_SEIZE = update(jobs).values(
-    status=JobStatus.SENDING.value,
-    # A row inserted already leased whose sender died has spent that attempt as well.
-    attempts=jobs.c.attempts + case((and_(_WAS_SENDING, jobs.c.attempts == 0), 2), else_=1),
-    deaths=jobs.c.deaths + case((_WAS_SENDING, 1), else_=0),
-    died_generation=case((_WAS_SENDING, jobs.c.generation), else_=jobs.c.died_generation),
+_SEIZE = (
+    update(jobs)
+    .values(
+        status=JobStatus.SENDING.value,
+        # A row inserted already leased whose sender died has spent that attempt as well.
+        attempts=jobs.c.attempts + case((and_(_WAS_SENDING, jobs.c.attempts == 0), 2), else_=1),
+        deaths=jobs.c.deaths + case((_WAS_SENDING, 1), else_=0),
+        died_generation=case((_WAS_SENDING, jobs.c.generation), else_=jobs.c.died_generation),
+        due_at=NOW + bindparam("lease_", type_=Float()),
+    )
+    .where(jobs.c.id.in_(bindparam("jobs_", expanding=True)))
 )
+_ONE = select(*_COLUMNS).where(
+    jobs.c.id == bindparam("job_"), jobs.c.due_at <= NOW, jobs.c.format <= FORMAT
+)
+# The steps from one priority, or one transport, to the next: one look into the index each.
+_TOP_PRIORITY = (
+    select(jobs.c.priority)
+    .where(
+        jobs.c.transport == bindparam("transport_"),
+        jobs.c.due_at.isnot(None),
+        jobs.c.priority < bindparam("below_"),
+    )
+    .order_by(jobs.c.priority.desc())
+    .limit(1)
+)
+_NEXT_TRANSPORT = (
+    select(jobs.c.transport)
+    .where(jobs.c.due_at.isnot(None), jobs.c.transport > bindparam("after_"))
+    .order_by(jobs.c.transport)
+    .limit(1)
+)
+_DUE = (
+    select(*_COLUMNS)
+    .where(
+        jobs.c.transport == bindparam("transport_"),
+        jobs.c.priority == bindparam("priority_"),
+        jobs.c.due_at <= bindparam("before_", type_=Float()),
+        jobs.c.format <= FORMAT,
+    )
+    .order_by(jobs.c.due_at)
+    .limit(bindparam("limit_"))
+)
+# A row in hand whose lease ran out is a suspect from now on.
+_DUE_SUSPECTS = _DUE.where((jobs.c.deaths > 0) | _WAS_SENDING)
+_DUE_OTHERS = _DUE.where(jobs.c.deaths == 0, ~_WAS_SENDING)
+_ANY_DUE = (
+    select(jobs.c.id)
+    .where(
+        jobs.c.transport == bindparam("transport_"),
+        jobs.c.priority == bindparam("priority_"),
+        jobs.c.due_at <= bindparam("before_", type_=Float()),
+    )
+    .limit(1)
+)
+#: Above every priority that a row can have.
+_ABOVE_ALL = 32_767
 
 
-def _priorities(connection: Connection, transport: str) -> Any:
-    """The priorities in use, highest first: one step through the index each."""
-    below = None
-    while True:
-        query = select(jobs.c.priority).where(
-            jobs.c.transport == transport, jobs.c.due_at.isnot(None)
-        )
+def _priorities(connection: Connection, transport: str) -> Iterator[int]:
+    """The priorities in use, highest first."""
+    below: int | None = _ABOVE_ALL
+    while below is not None:
+        below = connection.scalar(_TOP_PRIORITY, {"transport_": transport, "below_": below})
         if below is not None:
-            query = query.where(jobs.c.priority < below)
-        below = connection.scalar(query.order_by(jobs.c.priority.desc()).limit(1))
-        if below is None:
-            return
-        yield below
+            yield below
 
 
 def _find(
     connection: Connection, transport: str, limit: int, due_before: float | None, suspects: bool
 ) -> list[Any]:
     found: list[Any] = []
-    due = now() if due_before is None else bindparam("before", due_before, unique=True)
+    before = now_seconds() if due_before is None else due_before
     for priority in _priorities(connection, transport):
-        query = (
-            select(*_COLUMNS)
-            .where(
-                jobs.c.transport == transport,
-                jobs.c.priority == priority,
-                jobs.c.due_at <= due,
-                jobs.c.format <= FORMAT,
-                # A row in hand whose lease ran out is a suspect from now on.
-                (jobs.c.deaths > 0) | _WAS_SENDING
-                if suspects
-                else (jobs.c.deaths == 0) & ~_WAS_SENDING,
-            )
-            .order_by(jobs.c.due_at)
-            .limit(limit - len(found))
-        )
-        found.extend(connection.execute(query))
+        values = {
+            "transport_": transport,
+            "priority_": priority,
+            "before_": before,
+            "limit_": limit - len(found),
+        }
+        found.extend(connection.execute(_DUE_SUSPECTS if suspects else _DUE_OTHERS, values))
         if len(found) >= limit:
             break
     return found
 
 
-def _has_due(connection: Connection, transport: str, limit: Any) -> bool:
+def _has_due(connection: Connection, transport: str, before: float) -> bool:
     return any(
         connection.scalar(
-            select(jobs.c.id)
-            .where(
-                jobs.c.transport == transport,
-                jobs.c.priority == priority,
-                jobs.c.due_at <= limit,
-            )
-            .limit(1)
+            _ANY_DUE, {"transport_": transport, "priority_": priority, "before_": before}
         )
         for priority in _priorities(connection, transport)
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from .. import crashpoints
 from ..errors import JobNotFound, StoreError
@@ -20,10 +20,10 @@ from ..job import Job, JobRecipient, JobStatus, RecipientStatus
 from ..letter import Letter, Submission
 from . import payload, statements
 from .claims import Claim, Lease, new_token, preleased
-from .database import Database
-from .dialect import now
+from .database import PATIENCE, Database
+from .dialect import clock, now
 from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
-from .schema import attempts, blobs, jobs
+from .schema import blobs, jobs
 from .statements import Verdict
 
 log = logging.getLogger("flask_deferred_mail.store")
@@ -158,16 +158,14 @@ class JobStore:
         recipients = tuple(entry.recipient for entry in claim.recipients)
 
         def work(connection: Connection) -> Letter:
-            text = connection.scalar(select(jobs.c.payload).where(jobs.c.id == claim.job_id))
+            text = connection.scalar(_PAYLOAD, {"job_": claim.job_id})
             if text is None:
                 raise StoreError(f"mail {claim.job_id} has no content any more")
             wanted = payload.digests(text)
             pieces: dict[str, bytes] = {}
             if wanted:
-                found = connection.execute(
-                    select(blobs.c.digest, blobs.c.data).where(blobs.c.digest.in_(wanted))
-                )
-                pieces = {digest: data for digest, data in found}
+                found = connection.execute(_BLOBS, {"digests_": wanted})
+                pieces = {row.digest: row.data for row in found}
             return payload.load(text, recipients, pieces)
 
         return self.database.read(work)
@@ -182,28 +180,29 @@ class JobStore:
         pairs = list(held)
         tokens = {token for _, token in pairs}
         ids = [job_id for job_id, _ in pairs]
-        statement = (
-            update(jobs)
-            .where(jobs.c.id.in_(ids), jobs.c.lease_token.in_(tokens))
-            .values(due_at=now() + seconds)
-            .returning(jobs.c.id, jobs.c.lease_token)
+        values = clock() | {"jobs_": ids, "tokens_": list(tokens), "seconds_": seconds}
+        owned = set(
+            self.database.write_one(
+                lambda c: [(r[0], r[1]) for r in c.execute(statements.RENEW, values)]
+            )
         )
-        owned = set(self.database.write_one(lambda c: [(r[0], r[1]) for r in c.execute(statement)]))
         return {job_id for job_id, token in pairs if (job_id, token) in owned}
 
     def mark_handing_over(self, claim: Claim) -> bool:
         """Note that the last byte is about to go out. False: the lease was lost."""
-        statement = statements.fenced(claim).values(handing_over=True)
-        return self.database.write_one(lambda c: c.execute(statement).rowcount == 1)
+        return self._change(claim, PATIENCE, handing_over=True)
 
     def progress(self, claim: Claim, recipients: tuple[JobRecipient, ...]) -> bool:
         """Write down outcomes so far, before the same connection hands over the next envelope.
 
         False: the lease was lost.
         """
-        statement = statements.fenced(claim).values(recipients=recipients_json(recipients))
+        return self._change(claim, OUTCOME_PATIENCE, recipients=recipients_json(recipients))
+
+    def _change(self, claim: Claim, patience: float, **values: Any) -> bool:
+        values |= statements.fence(claim)
         return self.database.write_one(
-            lambda c: c.execute(statement).rowcount == 1, patience=OUTCOME_PATIENCE
+            lambda c: c.execute(statements.FENCED_CHANGE, values).rowcount == 1, patience=patience
         )
 
     def give_back(self, claims: Iterable[Claim]) -> int:
@@ -211,7 +210,10 @@ class JobStore:
         held = list(claims)
 
         def work(connection: Connection) -> int:
-            return sum(connection.execute(statements.given_back(claim)).rowcount for claim in held)
+            return sum(
+                connection.execute(statements.GIVE_BACK, statements.give_back(claim)).rowcount
+                for claim in held
+            )
 
         return self.database.write(work) if held else 0
 
@@ -224,12 +226,13 @@ class JobStore:
         :data:`OUTCOME_PATIENCE` seconds.
         """
 
+        outcome = statements.outcome_of(claim, verdict)
+        line = statements.log_line(claim, verdict.note)
+
         def work(connection: Connection) -> bool:
-            changed = connection.execute(statements.outcome_of(claim, verdict)).rowcount == 1
+            changed = connection.execute(*outcome).rowcount == 1
             if changed:
-                connection.execute(
-                    attempts.insert().values(statements.log_line(claim, verdict.note))
-                )
+                connection.execute(statements.LOG_ATTEMPT, line)
                 statements.index_recipients(connection, claim.job_id, verdict.recipients)
             crashpoints.reached("in-outcome")
             return changed
@@ -263,6 +266,12 @@ class JobStore:
             return len(failed)
 
         return self.database.write(work) if job_ids else 0
+
+
+_PAYLOAD = select(jobs.c.payload).where(jobs.c.id == bindparam("job_"))
+_BLOBS = select(blobs.c.digest, blobs.c.data).where(
+    blobs.c.digest.in_(bindparam("digests_", expanding=True))
+)
 
 
 def _open_failed(text: str) -> tuple[JobRecipient, ...]:

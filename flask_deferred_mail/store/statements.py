@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, insert, or_, update
+from sqlalchemy import Connection, Float, bindparam, insert, or_, update
 
 from ..job import ENDED, Job, JobRecipient, JobStatus, moment
 from ..letter import Submission
 from ..outcome import ServerNote
 from . import payload
 from .claims import Claim, Lease
-from .dialect import insert_or_ignore, now, now_seconds, upsert
+from .dialect import NOW, clock, insert_or_ignore, now_seconds, upsert
 from .rows import fresh_recipients, recipients_json
-from .schema import blobs, job_blobs, jobs
+from .schema import attempts, blobs, job_blobs, jobs
 from .schema import recipients as recipient_index
 
 
@@ -90,8 +91,7 @@ def leased(row: dict[str, Any], lease: Lease, token: str) -> dict[str, Any]:
 
 def insert_row(connection: Connection, row: dict[str, Any]) -> int | None:
     """The new row's number; ``None`` when its key is taken."""
-    # The two statements differ by a clause, so each is compiled once and found again.
-    statement = insert_or_ignore(jobs) if row["key"] is not None else insert(jobs)
+    statement = INSERT_JOB if row["key"] is None else INSERT_JOB_WITH_KEY
     result = connection.execute(statement, row)
     if not result.rowcount:
         return None
@@ -103,15 +103,13 @@ def insert_row(connection: Connection, row: dict[str, Any]) -> int | None:
 def insert_blobs(connection: Connection, job_id: int, pieces: dict[str, bytes]) -> None:
     created_at = now_seconds()
     connection.execute(
-        insert_or_ignore(blobs),
+        INSERT_BLOB,
         [
             {"digest": digest, "size": len(data), "created_at": created_at, "data": data}
             for digest, data in pieces.items()
         ],
     )
-    connection.execute(
-        insert_or_ignore(job_blobs), [{"job_id": job_id, "digest": digest} for digest in pieces]
-    )
+    connection.execute(INSERT_JOB_BLOB, [{"job_id": job_id, "digest": digest} for digest in pieces])
 
 
 def fresh_job(job_id: int, row: dict[str, Any], submission: Submission) -> Job:
@@ -139,39 +137,66 @@ def fresh_job(job_id: int, row: dict[str, Any], submission: Submission) -> Job:
 
 # -- statements ---------------------------------------------------------------------------------
 
+# Built once: putting an UPDATE together costs SQLAlchemy more than SQLite takes to run it.
+
 _FREE = {"lease_token": None, "lease_owner": None}
-
-
-def fenced(claim: Claim) -> Any:
-    return update(jobs).where(and_(jobs.c.id == claim.job_id, jobs.c.lease_token == claim.token))
-
-
-def given_back(claim: Claim) -> Any:
-    return fenced(claim).values(
-        status=JobStatus.PENDING.value,
-        due_at=now(),
-        attempts=claim.number - 1,
-        **_FREE,
+_FENCED = update(jobs).where(
+    jobs.c.id == bindparam("job_"), jobs.c.lease_token == bindparam("token_")
+)
+#: Values: ``recipients`` or ``handing_over``.
+FENCED_CHANGE = _FENCED
+GIVE_BACK = _FENCED.values(status=JobStatus.PENDING.value, due_at=NOW, **_FREE)
+RENEW = (
+    update(jobs)
+    .where(
+        jobs.c.id.in_(bindparam("jobs_", expanding=True)),
+        jobs.c.lease_token.in_(bindparam("tokens_", expanding=True)),
     )
+    .values(due_at=NOW + bindparam("seconds_", type_=Float()))
+    .returning(jobs.c.id, jobs.c.lease_token)
+)
+LOG_ATTEMPT = insert(attempts)
+INDEX_RECIPIENTS = upsert(recipient_index, "status", "provider_message_id")
+INSERT_JOB = insert(jobs)
+INSERT_JOB_WITH_KEY = insert_or_ignore(jobs)
+INSERT_BLOB = insert_or_ignore(blobs)
+INSERT_JOB_BLOB = insert_or_ignore(job_blobs)
 
 
-def outcome_of(claim: Claim, verdict: Verdict) -> Any:
-    ended = verdict.status in ENDED
-    values: dict[str, Any] = {
-        "status": verdict.status.value,
-        "due_at": now() + (verdict.delay or 0.0) if verdict.status is JobStatus.PENDING else None,
-        "ended_at": now() if ended else None,
+def fence(claim: Claim) -> dict[str, Any]:
+    """Which row a fenced statement changes, if its token is still there."""
+    return {"job_": claim.job_id, "token_": claim.token}
+
+
+def give_back(claim: Claim) -> dict[str, Any]:
+    """Values of :data:`GIVE_BACK`: the attempt is refunded."""
+    return fence(claim) | clock() | {"attempts": claim.number - 1}
+
+
+@cache
+def _outcome(status: JobStatus) -> Any:
+    if status is JobStatus.PENDING:
+        times: dict[str, Any] = {"due_at": NOW + bindparam("delay_", type_=Float())}
+    else:
+        times = {"due_at": None, "ended_at": NOW if status in ENDED else None}
+    if status in (JobStatus.SENT, JobStatus.PARTIAL):
+        times["sent_at"] = NOW
+    return _FENCED.values(status=status.value, deaths=0, handing_over=False, **times, **_FREE)
+
+
+def outcome_of(claim: Claim, verdict: Verdict) -> tuple[Any, dict[str, Any]]:
+    """The statement that writes an outcome into its row, and its values."""
+    values = fence(claim) | {
         "attempts": claim.number - verdict.refund,
-        "deaths": 0,
-        "handing_over": False,
+        "generation": claim.generation + verdict.next_generation,
         "recipients": recipients_json(verdict.recipients),
         "last_error": verdict.last_error,
     }
-    if verdict.next_generation:
-        values["generation"] = claim.generation + 1
-    if verdict.status in (JobStatus.SENT, JobStatus.PARTIAL):
-        values["sent_at"] = now()
-    return fenced(claim).values(**values, **_FREE)
+    if verdict.status is JobStatus.PENDING:
+        values |= clock() | {"delay_": verdict.delay or 0.0}
+    elif verdict.status in ENDED:
+        values |= clock()
+    return _outcome(verdict.status), values
 
 
 def log_line(claim: Claim, note: AttemptNote) -> dict[str, Any]:
@@ -198,7 +223,7 @@ def index_recipients(
     connection: Connection, job_id: int, recipients: tuple[JobRecipient, ...]
 ) -> None:
     connection.execute(
-        upsert(recipient_index, "status", "provider_message_id"),
+        INDEX_RECIPIENTS,
         [
             {
                 "job_id": job_id,
