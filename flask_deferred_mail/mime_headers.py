@@ -72,8 +72,10 @@ def unstructured(name: str, value: str) -> Field:
 
     :raises BadHeaderError: the value holds a line break, NUL or a surrogate.
     """
+    if not value:
+        return name, f"{name}:"
     if _is_plain(value) and len(name) + 2 + len(value) <= LINE:
-        return name, f"{name}: {value}" if value else f"{name}:"
+        return name, f"{name}: {value}"
     _refuse_breaks(name, value)
     return name, _fold(name, _tokens(value, _word_limit(name)))
 

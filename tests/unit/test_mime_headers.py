@@ -48,6 +48,12 @@ def test_unstructured(value, written):
     assert line(unstructured("Subject", value)) == written
 
 
+def test_empty_value_has_no_blank():
+    """A field of nothing is its name and a colon, however long the name."""
+    name = "X-" + "n" * 90
+    assert line(unstructured(name, "")) == f"{name}:"
+
+
 def test_long_values_fold_at_blanks():
     """Plain words stay plain; lines break before the word that would pass the limit."""
     value = " ".join(["word"] * 60)
