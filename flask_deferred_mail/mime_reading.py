@@ -246,9 +246,9 @@ def _octets(part: Mime[Any, Any]) -> bytes:
 def _decoded_text(part: Mime[Any, Any]) -> str:
     """A text part's characters, read by its charset, or as UTF-8 if that does not fit."""
     payload = part.get_payload()
-    if isinstance(payload, str) and not payload.isascii() and _is_unicode(payload):
-        # Set as text, never encoded: the library would take the code points for bytes.
-        return payload
+    if isinstance(payload, str) and not payload.isascii() and _is_whole(payload):
+        # Set as text and never encoded (its bytes would be made up), or read by its charset.
+        return payload.replace("\r\n", "\n")
     octets = _octets(part)
     charset = part.get_content_charset() or "us-ascii"
     for name in (charset, "utf-8"):
@@ -261,9 +261,10 @@ def _decoded_text(part: Mime[Any, Any]) -> str:
     raise MessageError("content", f"a text part is not in its charset, {shown(charset)}")
 
 
-def _is_unicode(payload: str) -> bool:
+def _is_whole(payload: str) -> bool:
+    """Whether no character was lost on the way here: the library puts U+FFFD in its place."""
     try:
         payload.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\ufffd" not in payload
