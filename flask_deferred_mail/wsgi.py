@@ -164,7 +164,7 @@ class _FileWrapper:
             environ[_FILE_WRAPPER] = self
 
     def __call__(self, file: Any, *args: Any, **kwargs: Any) -> Any:
-        assert self._original is not None  # noqa: S101 - else nobody could get hold of us
+        assert self._original is not None  # else nobody got hold of us
         watched = _WatchedFile(file)
         made = self._original(watched, *args, **kwargs)
         self._file, self._made = watched, made
