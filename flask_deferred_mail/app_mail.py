@@ -88,6 +88,7 @@ class AppMail:
 
     def defer(self, message: Message, environ: dict[str, Any] | None) -> Job:
         """Record one mail and arrange for its sending."""
+        message = self._rendered(message)
         submission = self._submission(message)
         runtime, suppressed = self.runtime, self.suppressed
         hook = _hook(environ, suppressed)
@@ -109,6 +110,7 @@ class AppMail:
 
     def defer_many(self, messages: list[Message], environ: dict[str, Any] | None) -> list[Job]:
         """Record many mails at once and arrange for their sending."""
+        messages = [self._rendered(message) for message in messages]
         submissions = [self._submission(message) for message in messages]
         suppressed = self.suppressed
         hook = _hook(environ, suppressed)
@@ -122,7 +124,7 @@ class AppMail:
 
     def send_now(self, message: Message) -> Job:
         """Record one mail in its own transaction and attempt it at once."""
-        suppressed = self.suppressed
+        message, suppressed = self._rendered(message), self.suppressed
         added = self.runtime.jobs.add(self._submission(message))
         if not added.created:
             return added.job
@@ -151,7 +153,7 @@ class AppMail:
     def _submission(self, message: Message) -> Submission:
         """The message, checked, and refused here if its transport cannot carry it."""
         settings = self.settings
-        submission = self._rendered(message).check(
+        submission = message.check(
             Defaults(
                 sender=settings.default_sender,
                 envelope_sender=settings.envelope_sender,

@@ -7,6 +7,7 @@ nobody else has put something there, they find this.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
@@ -38,6 +39,7 @@ class Connection:
         """Record a message. ``envelope_from`` is Flask-Mail's name for our envelope sender."""
         message = adopt(message)
         if envelope_from is not None:
+            message = copy.copy(message)  # the caller's own may be sent again
             message.envelope_sender = envelope_from
         self._send(message)
 
