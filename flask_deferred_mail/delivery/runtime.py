@@ -143,15 +143,20 @@ class Runtime:
             on_result=on_result,
         )
 
-    def deliver_now(self, job_id: int, budget: Deadline | None = None) -> Delivered | None:
+    def deliver_now(
+        self, job_id: int, budget: Deadline | None = None, *, cleared: bool = False
+    ) -> Delivered | None:
         """Attempt one mail in the caller; ``None``: it is not due, or somebody has it.
+
+        ``cleared``: also while its transport rests, because a person wants to know.
 
         :raises StoreError: the database failed.
         """
         claim = self.claims.take_one(job_id)
         if claim is None:
             return None
-        return self.deliverer.deliver(self.leases.hold(claim), contain=False, budget=budget)
+        holding = self.leases.hold(claim)
+        return self.deliverer.deliver(holding, cleared=cleared, contain=False, budget=budget)
 
     def deliver_inline(self, job_ids: list[int]) -> None:
         """Attempt a request's mails one after the other, inside ``close()``, within a budget."""
@@ -168,9 +173,13 @@ class Runtime:
         if "dispatcher" in self.__dict__:
             self.dispatcher.shut_down(DRAIN_AT_EXIT)
             atexit.unregister(self._at_exit)
+        self.close_transports()
+        self.database.close()
+
+    def close_transports(self) -> None:
+        """Take leave of the servers that idle connections lead to; the next mail connects anew."""
         for transport in list(self._transports.values()):
             transport.close()
-        self.database.close()
 
     def _after_each(self) -> None:
         """Now and then, look whether anybody sweeps: people forget the cron line."""

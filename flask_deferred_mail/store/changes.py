@@ -58,10 +58,10 @@ class Changes:
         """Open ``rejected`` and ``failed`` recipients again, with a fresh budget."""
         return self._change(job_id, _retried)
 
-    def failed_ids(self, limit: int = 10_000) -> list[int]:
+    def failed_ids(self) -> list[int]:
         """The ended mails that ``retry`` could open again, oldest first."""
         wanted = (JobStatus.FAILED.value, JobStatus.PARTIAL.value)
-        query = select(jobs.c.id).where(jobs.c.status.in_(wanted)).order_by(jobs.c.id).limit(limit)
+        query = select(jobs.c.id).where(jobs.c.status.in_(wanted)).order_by(jobs.c.id)
         return self.database.read(lambda c: list(c.scalars(query)))
 
     def end_overdue(self, transport: str, give_up_after: float) -> list[tuple[Job, bool]]:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
 from ..job import Job, JobStatus
 from .database import Database
@@ -105,7 +105,7 @@ class Reports:
         if key is not None:
             query = query.where(jobs.c.key == key)
         if status is not None:
-            query = query.where(jobs.c.status == status.value)
+            query = query.where(_shown_as(status))
         if to is not None:
             return self.database.read(lambda c: _list_to(c, query, to, limit))
         return self.database.read(lambda c: [job_from(row) for row in c.execute(query)])
@@ -129,6 +129,16 @@ class Reports:
             lambda c: c.execute(select(sightings).where(sightings.c.name == name)).one_or_none()
         )
         return None if row is None else Sighting(row.name, row.host, row.pid, row.seen_at)
+
+
+def _shown_as(status: JobStatus) -> ColumnElement[bool]:
+    """Condition: :func:`job_from` gives this status. Leased from the start reads as pending."""
+    unstarted = and_(jobs.c.status == JobStatus.SENDING.value, jobs.c.attempts == 0)
+    if status is JobStatus.PENDING:
+        return or_(jobs.c.status == status.value, unstarted)
+    if status is JobStatus.SENDING:
+        return and_(jobs.c.status == status.value, jobs.c.attempts > 0)
+    return jobs.c.status == status.value
 
 
 def _backlog(connection: Connection) -> Backlog:

@@ -1,0 +1,90 @@
+"""``flask mail ...`` (also ``flask deferred-mail ...``): all commands, in the order of the help.
+
+Each command parses, calls one function and prints. They are in ``cli_sending``, ``cli_looking``
+and ``cli_changing``; what they have in common is in ``cli_command``.
+"""
+
+from __future__ import annotations
+
+import click
+
+from .cli_changing import cancel, hold, purge, release, retry
+from .cli_command import Refused
+from .cli_looking import doctor, explain, init_db, list_, show, status
+from .cli_sending import sweep, test
+
+
+class _InOrder(click.Group):
+    """Commands in the order in which they were added: what is used most comes first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+
+@click.group("mail", cls=_InOrder)
+def mail_group() -> None:
+    """Send, look at and change recorded mail.
+
+    Exit codes: 0 done; 1 a mail failed, where a command says so; 2 wrong usage, or a limit passed;
+    3 the configuration or the database is at fault.
+
+    \b
+    Examples:
+      flask --app myapp mail doctor               # is everything set up?
+      flask --app myapp mail sweep                # send what is due (for cron)
+      flask --app myapp mail list --status held   # what waits for a decision
+    """
+
+
+def _later(name: str, what: str, instead: str) -> click.Command:
+    """A command of the public contract that this release does not have: refused, never ignored."""
+
+    def refuse(arguments: tuple[str, ...]) -> None:  # noqa: ARG001 - whatever it is called with
+        raise Refused(f"`{name}` is not in this release; {instead}")
+
+    return click.Command(
+        name,
+        callback=refuse,
+        params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED, metavar="[...]")],
+        help=f"(later release) {what}\n\n{instead[0].upper()}{instead[1:]}.",
+        short_help=f"(later release) {what}",
+        context_settings={"ignore_unknown_options": True},
+    )
+
+
+for _command in (
+    sweep,
+    status,
+    list_,
+    show,
+    explain,
+    retry,
+    cancel,
+    hold,
+    release,
+    purge,
+    doctor,
+    test,
+    init_db,
+    _later(
+        "upgrade-db",
+        "Migrate the tables to a new version.",
+        "the tables have had one version only, which `init-db` makes",
+    ),
+    _later(
+        "worker",
+        "Sweep until told to stop.",
+        "run `flask mail sweep` from cron, or `flask mail sweep --wait 55`",
+    ),
+    _later(
+        "transports",
+        "List, pause and resume transports.",
+        "`flask mail doctor` shows how they do, and `flask mail hold ID` keeps a mail back",
+    ),
+    _later(
+        "suppress",
+        "Keep a list of addresses that get no mail.",
+        "keep such a list in the application until then",
+    ),
+):
+    mail_group.add_command(_command)

@@ -1,0 +1,157 @@
+"""What ``doctor`` says of the database: a mail is as safe as the file that it is in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from .cleaning import clean
+from .errors import StoreError
+from .file_systems import Mount, mount_of
+from .finding import Finding, Level
+from .store.database import Database
+from .store.inspection import Condition, Inspection
+
+#: Free space on the database's disk below which a warning is due, in bytes.
+LITTLE_SPACE = 100 * 2**20
+
+
+def examine_database(database: Database) -> Generator[Finding, None, bool]:
+    """Whether it opens, keeps what it is told, and lies in a good place.
+
+    Returns whether it can be asked further.
+    """
+    inspection = Inspection(database)
+    shown = database.shown
+    try:
+        condition = inspection.condition()
+    except StoreError as error:
+        yield Finding(
+            Level.FAIL, "database", clean(str(error)), "see the text; then run this again"
+        )
+        return False
+    yield Finding(
+        Level.OK, "database", f"{shown} (SQLite {condition.sqlite_version}, tables of version "
+        f"{condition.schema_version})",
+    )  # fmt: skip
+    yield from _durability(condition)
+    yield _writing(inspection)
+    if database.path is not None:
+        yield from _place(database.path)
+    return True
+
+
+def _durability(condition: Condition) -> Iterator[Finding]:
+    if not condition.durable:
+        yield Finding(
+            Level.FAIL,
+            "database",
+            "commits do not wait for the disk: a power cut loses recorded mail",
+            "PRAGMA synchronous must be FULL",
+        )
+    if condition.journal_mode == "memory":
+        yield Finding(
+            Level.WARN,
+            "database",
+            "it is kept in memory: mail ends with the process",
+            "set DEFERRED_MAIL_DATABASE_URI to a file",
+        )
+    elif condition.journal_mode != "wal":
+        yield Finding(
+            Level.WARN,
+            "database",
+            f"journal mode is {clean(condition.journal_mode)}, not WAL: slower, and readers wait",
+            "put the file on a local disk",
+        )
+    elif condition.durable:
+        yield Finding(Level.OK, "database", "write-ahead log, every commit waits for the disk")
+
+
+def _writing(inspection: Inspection) -> Finding:
+    try:
+        inspection.try_writing()
+    except StoreError as error:
+        return Finding(
+            Level.FAIL,
+            "database",
+            f"cannot be written: {clean(str(error))}",
+            "every process that records or sends mail must be able to write the file and its "
+            "folder, and the disk needs space",
+        )
+    return Finding(Level.OK, "database", "can be written")
+
+
+def _place(path: Path) -> Iterator[Finding]:
+    """Where the file is: on what kind of disk, whose it is, how much space there is."""
+    folder = path.resolve().parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield Finding(
+            Level.FAIL,
+            "database",
+            f"the folder {clean(str(folder))} cannot be written by this user",
+            "SQLite keeps its -wal and -shm files beside the database: let the user write there",
+        )
+    if {"site-packages", "dist-packages"} & set(folder.parts):
+        yield Finding(
+            Level.WARN,
+            "database",
+            "it lies among the installed packages, and an upgrade may remove it",
+            "set DEFERRED_MAIL_DATABASE_URI, or give the app an instance_path",
+        )
+    yield from _owner(path)
+    mount = mount_of(folder)
+    if mount is not None:
+        yield from _disk(mount)
+    free = _free_bytes(folder)
+    if free is not None and free < LITTLE_SPACE:
+        yield Finding(
+            Level.WARN,
+            "database",
+            f"only {free // 2**20} MB are free on its disk",
+            "make room: on a full disk, recording a mail fails in the view",
+        )
+
+
+def _owner(path: Path) -> Iterator[Finding]:
+    if not hasattr(os, "geteuid") or (owner := path.stat().st_uid) == os.geteuid():
+        return
+    yield Finding(
+        Level.WARN,
+        "database",
+        f"the file belongs to user {owner}, this process runs as user {os.geteuid()}",
+        "run web server, sweep and doctor as the same user: SQLite's files take turns to belong "
+        "to whoever made them",
+    )
+
+
+def _disk(mount: Mount) -> Iterator[Finding]:
+    if mount.is_network:
+        yield Finding(
+            Level.WARN,
+            "database",
+            f"it lies on a network file system ({mount.kind}): SQLite's locks and its shared "
+            "memory do not work there",
+            "put it on a local disk of the one machine that records and sends",
+        )
+    elif mount.is_memory:
+        yield Finding(
+            Level.WARN,
+            "database",
+            f"it lies in memory ({mount.kind}): a restart of the machine loses it",
+            "put it on a disk",
+        )
+    elif mount.is_container_layer:
+        yield Finding(
+            Level.WARN,
+            "database",
+            f"it lies in the container's own layer ({mount.kind}), and goes with the container",
+            "mount a volume, and set DEFERRED_MAIL_DATABASE_URI to a file in it",
+        )
+
+
+def _free_bytes(folder: Path) -> int | None:
+    if not hasattr(os, "statvfs"):
+        return None
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
