@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .. import crashpoints
 from ..errors import StoreError
 from ..letter import Letter
 from ..store.claims import Claim, Claims, Lease
@@ -99,6 +100,7 @@ class Dispatcher:
     # -- in the sender threads --------------------------------------------------------------
 
     def _send(self, ticket: Ticket) -> None:
+        crashpoints.reached("before-claim")
         try:
             holding = ticket.holding
             if holding is None:

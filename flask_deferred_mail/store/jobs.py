@@ -65,6 +65,7 @@ class JobStore:
         if pieces:
             added = self.database.write(lambda c: self._insert_with_blobs(c, row, pieces))
         else:
+            crashpoints.reached("before-insert")
             added = self.database.write_one(lambda c: statements.insert_row(c, row))
         crashpoints.reached("after-insert-commit")
         if added is None:
