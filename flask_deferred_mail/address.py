@@ -24,6 +24,7 @@ MAX_NAME = 255
 _MAX_INPUT = 2 * (MAX_EMAIL + MAX_NAME) + 8
 _MAX_DOMAIN = 253
 
+_ENCODED_WORD = re.compile(r"=\?[^?]*\?[bBqQ]\?")
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 #: Plain ASCII addresses, which nearly all are: decided here, within a microsecond.
@@ -105,6 +106,8 @@ def _plain(text: str) -> str | None:
     # Two hyphens can be an A-label, which must be decoded to be checked.
     if "--" in domain or len(domain) > _MAX_DOMAIN or _is_number(domain):
         return None
+    if "=?" in local:
+        return None
     return f"{local}@{domain.lower()}"
 
 
@@ -160,6 +163,9 @@ def _refuse_odd_shapes(text: str, local: str, at: str, domain: str, field: str) 
         _refuse(text, field, "it has no @")
     if local.startswith('"'):
         _refuse(text, field, "quoted local parts are not supported: servers disagree about them")
+    if _ENCODED_WORD.search(local):
+        # Servers that decode RFC 2047 there would mail somebody else.
+        _refuse(text, field, "the part before the @ looks like an encoded word")
     if domain.startswith("["):
         _refuse(text, field, "an IP address cannot stand in for the domain")
     if "," in text or ";" in text:

@@ -236,3 +236,10 @@ def test_no_text_gives_an_address_that_could_end_an_smtp_command(text):
     assert not set(found.email) & set('<> \r\n\t\0"(),;:\\')
     assert found.email.isprintable()
     assert found.email.rpartition("@")[2].isascii()
+
+
+def test_a_local_part_that_a_server_could_decode_is_refused() -> None:
+    """``=?utf-8?q?x=40y?=`` means another mailbox to servers that decode it."""
+    with pytest.raises(AddressError, match="encoded word"):
+        parse_address("=?utf-8?q?x=40y?=@b.example", "to")
+    assert parse_address("a=?b@b.example", "to").email == "a=?b@b.example"
