@@ -129,7 +129,7 @@ class Dispatcher:
         end = time.monotonic() + seconds
         self._pool.close()
         waiting = [h for h in self.leases.in_hand() if h.phase in (Phase.RESERVED, Phase.QUEUED)]
-        self.leases.give_back(waiting, "the process ends")
+        self.leases.give_back(waiting, "the process ends", patience=seconds / 3)
         self._pool.wait(1, max(0.0, end - time.monotonic()))
         # Whoever has not sent the last byte by now cannot send it any more.
-        self.leases.give_back(self.leases.in_hand(), "the process ends")
+        self.leases.give_back(self.leases.in_hand(), "the process ends", patience=seconds / 3)

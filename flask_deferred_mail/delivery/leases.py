@@ -23,6 +23,7 @@ from ..deadline import Deadline
 from ..errors import HandoverRefused, StoreError
 from ..job import JobRecipient
 from ..store.claims import Claim
+from ..store.database import PATIENCE
 from ..store.jobs import JobStore
 
 log = logging.getLogger("flask_deferred_mail.delivery")
@@ -177,11 +178,14 @@ class LeaseKeeper:
         with self._changed:
             return list(self._held.values())
 
-    def give_back(self, holdings: Iterable[Holding], why: str) -> int:
-        """Return mails that nobody has begun to hand over; their attempts are refunded."""
+    def give_back(self, holdings: Iterable[Holding], why: str, patience: float = PATIENCE) -> int:
+        """Return mails that nobody has begun to hand over; their attempts are refunded.
+
+        A database that is busy for longer than ``patience`` seconds is left alone.
+        """
         dropped = [holding for holding in holdings if holding.drop(why)]
         try:
-            return self.store.give_back([holding.claim for holding in dropped])
+            return self.store.give_back([holding.claim for holding in dropped], patience)
         except StoreError as error:
             # Their leases end by themselves.
             log.warning("could not give back %d mails: %s", len(dropped), error)

@@ -155,6 +155,9 @@ class Runtime:
         claim = self.claims.take_one(job_id)
         if claim is None:
             return None
+        if cleared:
+            # Only a rest that is known here can be ended by a mail that gets through.
+            self.pacing.known()
         holding = self.leases.hold(claim)
         return self.deliverer.deliver(holding, cleared=cleared, contain=False, budget=budget)
 

@@ -29,6 +29,9 @@ log = logging.getLogger("flask_deferred_mail.delivery")
 #: Seconds that an idle ``--wait`` sleeps at most before it looks again.
 LONGEST_PAUSE = 2.0
 
+#: Seconds between two notes that a sweep is at work.
+SHOWS_UP_EVERY = 20.0
+
 
 @dataclass
 class Counts:
@@ -84,6 +87,7 @@ class Sweep:
         self._lock = threading.Lock()
         self._error: StoreError | None = None
         self._claimed = 0
+        self._shows_up_at = 0.0
         self._written_off: set[int] = set()
         self._pool: SenderPool[tuple[Holding, bool]] = SenderPool(
             concurrency, self._send, "deferred-mail-sweep"
@@ -110,6 +114,7 @@ class Sweep:
                 self._stop.wait(max(pause, 0.05))
         finally:
             self._finish()
+            self.deliverer.on_written_off.remove(self._write_off)
 
     def _finish(self) -> None:
         unstarted = [holding for holding, _ in self._pool.close()]
@@ -120,11 +125,18 @@ class Sweep:
         if self._error is not None:
             raise self._error
 
+    def _show_up(self) -> None:
+        """Let others see that somebody sweeps, also in the middle of a long pass."""
+        if time.monotonic() >= self._shows_up_at:
+            self._shows_up_at = time.monotonic() + SHOWS_UP_EVERY
+            self.seen()
+
     def _one_pass(self) -> None:
-        self.seen()
+        self._show_up()
         before = now_seconds()
         self._end_overdue()
         while not self._done():
+            self._show_up()
             if self._claim_round(before):
                 # Claim again as soon as half of the places are free.
                 self._pool.wait(self.concurrency + 1, 30.0)

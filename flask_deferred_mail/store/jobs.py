@@ -206,7 +206,7 @@ class JobStore:
             lambda c: c.execute(statements.FENCED_CHANGE, values).rowcount == 1, patience=patience
         )
 
-    def give_back(self, claims: Iterable[Claim]) -> int:
+    def give_back(self, claims: Iterable[Claim], patience: float = PATIENCE) -> int:
         """Return mails that were not tried, their attempts refunded. Returns how many were ours."""
         held = list(claims)
 
@@ -216,7 +216,7 @@ class JobStore:
                 for claim in held
             )
 
-        return self.database.write(work) if held else 0
+        return self.database.write(work, patience=patience) if held else 0
 
     # -- afterwards -------------------------------------------------------------------------
 
