@@ -157,13 +157,21 @@ class LeaseKeeper:
         with self._changed:
             self._held[holding.key] = holding
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._beat, name="deferred-mail-heartbeat", daemon=True
-                )
-                self._thread.start()
+                self._start()
             elif len(self._held) == 1:
                 self._changed.notify()
         return holding
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._beat, name="deferred-mail-heartbeat", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # The row is recorded, so nobody above may hear of this: its lease is not renewed, and
+            # what takes longer than that is dropped before its last byte.
+            log.error("no heartbeat thread can be started: %s", error)
+        else:
+            self._thread = thread
 
     def let_go(self, holding: Holding) -> None:
         """The mail is not in hand any more."""
