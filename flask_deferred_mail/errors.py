@@ -8,6 +8,7 @@
     │   ├── MessageTooLarge         a cap was passed: recipients, subject, sizes
     │   └── UnsupportedFeature      the chosen transport cannot carry what the message asks for
     ├── StoreError                  the row could not be written or read
+    │   ├── CommitUnknown           the connection broke at COMMIT: it may have happened
     │   ├── StoreBusy               another process held the database for too long
     │   ├── SchemaError             tables are missing, or newer than this version knows
     │   └── UnknownFormat           the mail was recorded by a newer version than this one
@@ -79,6 +80,10 @@ class StoreError(DeferredMailError):
 
 class StoreBusy(StoreError):
     """Another process held the database's write lock longer than we are willing to wait."""
+
+
+class CommitUnknown(StoreError):
+    """The connection was lost while a transaction was being committed: it may have happened."""
 
 
 class SchemaError(StoreError):

@@ -128,7 +128,7 @@ class Deliverer:
     ) -> Delivered:
         claim = holding.claim
         started = _Clock()
-        ended = before_attempt(claim, self.policy, time.time(), started.note())
+        ended = before_attempt(claim, self.policy, claim.now(), started.note())
         if ended is not None:
             return self._record(holding, ended, letter)
         if not cleared and (rest := self.pacing.may_send(claim.transport)) is not None:
@@ -152,7 +152,7 @@ class Deliverer:
             raise
         crashpoints.reached("before-outcome")
         verdict = after_attempt(
-            claim, self.policy, tally, time.time(), started.note(work.server), self.rng
+            claim, self.policy, tally, claim.now(), started.note(work.server), self.rng
         )
         return self._record(holding, verdict, work.letter, patient=contain)
 
@@ -233,7 +233,7 @@ class Deliverer:
             detail=detail,
         )
         note = AttemptNote(time.time(), self.timing.attempt(claim.size), "retry", detail)
-        verdict = after_attempt(claim, self.policy, tally, time.time(), note, self.rng)
+        verdict = after_attempt(claim, self.policy, tally, claim.now(), note, self.rng)
         delivered = self._record(holding, verdict, None)
         self.leases.let_go(holding)
         for written_off in self.on_written_off:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from ..errors import StoreError
 from ..store.changes import Changes
 from ..store.claims import Claim, Claims
-from ..store.dialect import now_seconds
+
 from ..store.reports import Reports
 from .attempt import Delivered, Deliverer
 from .leases import Holding, LeaseKeeper, Phase
@@ -133,7 +133,7 @@ class Sweep:
 
     def _one_pass(self) -> None:
         self._show_up()
-        before = now_seconds()
+        before = self.claims.now()
         self._end_overdue()
         while not self._done():
             self._show_up()

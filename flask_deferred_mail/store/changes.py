@@ -24,7 +24,7 @@ from ..job import (
     ended_status,
 )
 from .database import Database
-from .dialect import now
+from .dialect import now, read_now
 from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
 from .schema import jobs
 from .statements import overdue
@@ -71,15 +71,17 @@ class Changes:
         """
 
         def work(connection: Connection) -> list[tuple[Job, bool]]:
+            moment = read_now(connection)
             query = (
-                select(*JOB_COLUMNS, jobs.c.expires_at, (jobs.c.expires_at <= now()).label("late"))
+                select(*JOB_COLUMNS, jobs.c.expires_at, (jobs.c.expires_at <= moment).label("late"))
                 .where(
                     jobs.c.transport == transport,
-                    jobs.c.due_at <= now(),
+                    jobs.c.due_at <= moment,
                     jobs.c.status == JobStatus.PENDING.value,
-                    overdue(now(), give_up_after),
+                    overdue(moment, give_up_after),
                 )
                 .limit(500)
+                .with_for_update(skip_locked=True)
             )
             ended = []
             for row in connection.execute(query).all():
@@ -94,7 +96,9 @@ class Changes:
     def _change(self, job_id: int, change: Callable[[Any], Change]) -> Job:
         def work(connection: Connection) -> Job:
             row = connection.execute(
-                select(*JOB_COLUMNS, jobs.c.expires_at).where(jobs.c.id == job_id)
+                select(*JOB_COLUMNS, jobs.c.expires_at)
+                .where(jobs.c.id == job_id)
+                .with_for_update()
             ).one_or_none()
             if row is None:
                 raise JobNotFound(f"there is no mail {job_id}")

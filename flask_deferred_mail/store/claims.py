@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Float, and_, bindparam, case, select, update
+from sqlalchemy import Connection, Double, bindparam, case, select, update
 
 from ..job import JobRecipient, JobStatus
 from ..letter import Submission
 from .database import Database
-from .dialect import NOW, clock, now_seconds
+from .dialect import now, read_now
 from .payload import FORMAT
 from .rows import fresh_recipients, recipients_from
 from .schema import attempts, jobs
@@ -45,6 +45,8 @@ class Claim:
     #: By this process's monotonic clock: when the lease was asked for (it ends no earlier than
     #: ``Lease.seconds`` after this).
     leased_at: float
+    #: By the database's clock: when it was claimed.
+    claimed_at: float
     transport: str
     #: Number of this attempt, counted from 1.
     number: int
@@ -66,6 +68,10 @@ class Claim:
     recipients: tuple[JobRecipient, ...]
     #: Inserted already leased: nothing has been counted for it yet.
     preleased: bool = False
+
+    def now(self) -> float:
+        """The database's time, as far as this process can tell without asking again."""
+        return self.claimed_at + (time.monotonic() - self.leased_at)
 
     def with_recipients(self, recipients: tuple[JobRecipient, ...]) -> Claim:
         return replace(self, recipients=recipients)
@@ -134,7 +140,7 @@ class Claims:
         token, leased_at = new_token(), time.monotonic()
 
         def work(connection: Connection) -> list[Claim]:
-            rows = connection.execute(_ONE, clock() | {"job_": job_id}).all()
+            rows = connection.execute(_ONE, {"job_": job_id}).all()
             return self._seize(connection, rows, token, leased_at) if rows else []
 
         claims = self.database.write(work)
@@ -143,23 +149,31 @@ class Claims:
     def _seize(
         self, connection: Connection, rows: Sequence[Any], token: str, leased_at: float
     ) -> list[Claim]:
-        values = clock() | {
-            "jobs_": [row.id for row in rows],
-            "lease_": self.lease.seconds,
-            "lease_token": token,
-            "lease_owner": self.lease.owner,
-        }
-        connection.execute(_SEIZE, values)
         dead = [row for row in rows if row.status == JobStatus.SENDING]
+        others = [row for row in rows if row.status != JobStatus.SENDING]
+        for statement, some in ((_SEIZE, others), (_SEIZE_FROM_DEAD, dead)):
+            if some:
+                values = {
+                    "jobs_": [row.id for row in some],
+                    "lease_": self.lease.seconds,
+                    "lease_token": token,
+                    "lease_owner": self.lease.owner,
+                }
+                connection.execute(statement, values)
+        claimed_at = read_now(connection)
         if dead:
-            connection.execute(attempts.insert(), [_obituary(row) for row in dead])
-        return [_claim(row, token, leased_at) for row in rows]
+            connection.execute(attempts.insert(), [_obituary(row, claimed_at) for row in dead])
+        return [_claim(row, token, leased_at, claimed_at) for row in rows]
+
+    def now(self) -> float:
+        """The database's time: what becomes due later than this is not of this pass."""
+        return self.database.read(read_now)
 
     def transports_with_due(self, due_before: float | None = None) -> list[str]:
         """The names of the transports that have something due, in alphabetical order."""
-        before = now_seconds() if due_before is None else due_before
 
         def work(connection: Connection) -> list[str]:
+            before = read_now(connection) if due_before is None else due_before
             names: list[str] = []
             name: str | None = ""
             while name is not None:
@@ -174,19 +188,23 @@ class Claims:
 _WAS_SENDING = jobs.c.status == JobStatus.SENDING.value
 _SEIZE = (
     update(jobs)
+    .where(jobs.c.id.in_(bindparam("jobs_", expanding=True)))
     .values(
         status=JobStatus.SENDING.value,
-        # A row inserted already leased whose sender died has spent that attempt as well.
-        attempts=jobs.c.attempts + case((and_(_WAS_SENDING, jobs.c.attempts == 0), 2), else_=1),
-        deaths=jobs.c.deaths + case((_WAS_SENDING, 1), else_=0),
-        died_generation=case((_WAS_SENDING, jobs.c.generation), else_=jobs.c.died_generation),
-        due_at=NOW + bindparam("lease_", type_=Float()),
+        attempts=jobs.c.attempts + 1,
+        due_at=now() + bindparam("lease_", type_=Double()),
     )
-    .where(jobs.c.id.in_(bindparam("jobs_", expanding=True)))
+)
+#: The same for rows whose sender died. A row inserted already leased whose sender died has spent
+#: that attempt as well. (Two statements, since MySQL would judge by the new status.)
+_SEIZE_FROM_DEAD = _SEIZE.values(
+    attempts=jobs.c.attempts + case((jobs.c.attempts == 0, 2), else_=1),
+    deaths=jobs.c.deaths + 1,
+    died_generation=jobs.c.generation,
 )
 _ONE = select(*_COLUMNS).where(
-    jobs.c.id == bindparam("job_"), jobs.c.due_at <= NOW, jobs.c.format <= FORMAT
-)
+    jobs.c.id == bindparam("job_"), jobs.c.due_at <= now(), jobs.c.format <= FORMAT
+).with_for_update(skip_locked=True)
 # The steps from one priority, or one transport, to the next: one look into the index each.
 _TOP_PRIORITY = (
     select(jobs.c.priority)
@@ -209,11 +227,13 @@ _DUE = (
     .where(
         jobs.c.transport == bindparam("transport_"),
         jobs.c.priority == bindparam("priority_"),
-        jobs.c.due_at <= bindparam("before_", type_=Float()),
+        jobs.c.due_at <= bindparam("before_", type_=Double()),
         jobs.c.format <= FORMAT,
     )
     .order_by(jobs.c.due_at)
     .limit(bindparam("limit_"))
+    # What another process is claiming at this moment is its own. (SQLite has one writer anyway.)
+    .with_for_update(skip_locked=True)
 )
 # A row in hand whose lease ran out is a suspect from now on.
 _DUE_SUSPECTS = _DUE.where((jobs.c.deaths > 0) | _WAS_SENDING)
@@ -223,7 +243,7 @@ _ANY_DUE = (
     .where(
         jobs.c.transport == bindparam("transport_"),
         jobs.c.priority == bindparam("priority_"),
-        jobs.c.due_at <= bindparam("before_", type_=Float()),
+        jobs.c.due_at <= bindparam("before_", type_=Double()),
     )
     .limit(1)
 )
@@ -244,7 +264,7 @@ def _find(
     connection: Connection, transport: str, limit: int, due_before: float | None, suspects: bool
 ) -> list[Any]:
     found: list[Any] = []
-    before = now_seconds() if due_before is None else due_before
+    before = read_now(connection) if due_before is None else due_before
     for priority in _priorities(connection, transport):
         values = {
             "transport_": transport,
@@ -267,13 +287,14 @@ def _has_due(connection: Connection, transport: str, before: float) -> bool:
     )
 
 
-def _claim(row: Any, token: str, leased_at: float) -> Claim:
+def _claim(row: Any, token: str, leased_at: float, claimed_at: float) -> Claim:
     died = row.status == JobStatus.SENDING
     number = row.attempts + (2 if died and row.attempts == 0 else 1)
     return Claim(
         job_id=row.id,
         token=token,
         leased_at=leased_at,
+        claimed_at=claimed_at,
         transport=row.transport,
         number=number,
         spent=number - row.budget_start,
@@ -291,9 +312,8 @@ def _claim(row: Any, token: str, leased_at: float) -> Claim:
     )
 
 
-def _obituary(row: Any) -> dict[str, Any]:
+def _obituary(row: Any, ended: float) -> dict[str, Any]:
     """The attempt-log line of a sender that went without leaving one."""
-    ended = now_seconds()
     return {
         "job_id": row.id,
         "number": max(row.attempts, 1),
@@ -312,6 +332,7 @@ def preleased(job_id: int, submission: Submission, token: str, leased_at: float)
         job_id=job_id,
         token=token,
         leased_at=leased_at,
+        claimed_at=time.time(),
         transport=submission.transport,
         number=1,
         spent=1,
@@ -321,7 +342,7 @@ def preleased(job_id: int, submission: Submission, token: str, leased_at: float)
         generation=0,
         died_generation=None,
         on_unknown=submission.on_unknown,
-        first_due_at=now_seconds(),
+        first_due_at=time.time(),
         expires_at=submission.expires_at,
         size=submission.letter.size,
         message_id=submission.letter.message_id,

@@ -1,9 +1,4 @@
-"""One database, seen from one process: connections, transactions, waiting for a lock.
-
-SQLite, out of the box: WAL with ``synchronous=FULL`` (a commit survives a power cut), ``BEGIN
-IMMEDIATE`` for transactions that write, a plain ``BEGIN`` for those that only read. SQLite's own
-busy handler sleeps inside C and so freezes every greenlet of a gevent worker; it is switched off,
-and a busy database is waited for here, in short steps of ``time.sleep``, which gevent patches.
+"""One database, seen from one process: transactions, waiting for a lock, connections and forks.
 
 Connections never cross a fork: the pool is closed just before one, and a process that finds
 itself forked all the same (uWSGI forks in C) opens its own and never touches the inherited ones.
@@ -11,112 +6,97 @@ itself forked all the same (uWSGI forks in C) opens its own and never touches th
 
 from __future__ import annotations
 
-import logging
 import os
 import random
-import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool, StaticPool
+from sqlalchemy import Connection, Engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
-from ..cleaning import clean
-from ..errors import SchemaError, StoreBusy, StoreError
-from . import schema
-
-log = logging.getLogger("flask_deferred_mail.store")
+from ..errors import StoreBusy, StoreError
+from .backend import Trouble, backend_for
+from .sqlite import SqliteBackend
 
 T = TypeVar("T")
 
-#: Seconds for which a write waits for another process's write.
+#: Seconds for which a transaction is tried again while others hold what it needs.
 PATIENCE = 5.0
 
 _live: weakref.WeakSet[Database] = weakref.WeakSet()
 # Inherited over a fork: kept for ever, since closing them here would harm the parent.
 _inherited: list[Engine] = []
 
+Transaction = Callable[[Engine], AbstractContextManager[Connection]]
+
 
 class Database:
     """Runs functions inside transactions. Safe for threads; used by one process only.
 
-    :raises StoreBusy: when the write lock could not be had in time.
+    :raises StoreBusy: when the lock could not be had in time.
     :raises SchemaError: when the tables are missing or newer than this version.
+    :raises CommitUnknown: the connection broke while a transaction was being committed.
     :raises StoreError: when the database refuses or fails otherwise.
     """
 
     def __init__(self, url: str) -> None:
-        self.url: URL = make_url(url)
+        self.backend = backend_for(make_url(url))
         self._engine: Engine | None = None
         self._pid = 0
-        self._inode: int | None = None
         self._lock = threading.Lock()
-        self._memory_lock = threading.RLock()
         _live.add(self)
 
     # -- transactions -----------------------------------------------------------------------
 
     def write(self, work: Callable[[Connection], T], *, patience: float = PATIENCE) -> T:
-        """Run ``work`` in a transaction that holds the write lock from its start, and commit.
+        """Run ``work`` in a transaction that will write, and commit.
 
         The whole of it is run again when the database is busy, so ``work`` must only touch the
         database. ``patience`` is in seconds.
         """
-        return self._run(work, "BEGIN IMMEDIATE", patience)
+        return self._run(work, self.backend.writing, patience)
 
     def write_one(self, work: Callable[[Connection], T], *, patience: float = PATIENCE) -> T:
-        """Like :meth:`write` for work that is exactly one statement: it is its own transaction.
-
-        Saves the BEGIN and the COMMIT, which cost as much as a small INSERT.
-        """
-        return self._run(work, None, patience)
+        """Like :meth:`write` for work that is one statement: where that is cheaper, it is its own
+        transaction."""
+        return self._run(work, self.backend.single, patience)
 
     def read(self, work: Callable[[Connection], T], *, patience: float = PATIENCE) -> T:
-        """Run ``work`` in a transaction that sees one state of the database and never blocks."""
-        return self._run(work, "BEGIN", patience)
+        """Run ``work`` in a transaction that only reads."""
+        return self._run(work, self.backend.reading, patience)
 
-    def _run(self, work: Callable[[Connection], T], begin: str | None, patience: float) -> T:
+    def _run(
+        self, work: Callable[[Connection], T], transaction: Transaction, patience: float
+    ) -> T:
         give_up_at = time.monotonic() + patience
         pause = 0.0005
         while True:
             try:
-                return self._once(work, begin)
+                with transaction(self.engine) as connection:
+                    return work(connection)
             except SQLAlchemyError as error:
-                if not _is_busy(error):
-                    raise self._explained(error) from error
+                trouble = self.backend.judge(error)
+                if trouble is Trouble.FINAL:
+                    raise self.backend.explain(error) from error
                 if time.monotonic() + pause > give_up_at:
-                    raise StoreBusy(
-                        f"{self.shown}: another process held the write lock for more than "
-                        f"{patience:g} s; nothing was written"
-                    ) from error
+                    raise self._given_up(trouble, patience, error) from error
             # Steps of about a millisecond: with SQLite's own growing pauses, eight writers met a
             # p99 of 80 to 280 ms.
             time.sleep(pause * random.uniform(0.5, 1.5))
-            pause = min(pause * 1.5, 0.01)
+            pause = min(pause * 1.5, 0.01 if trouble is Trouble.AGAIN else 0.25)
 
-    def _once(self, work: Callable[[Connection], T], begin: str | None) -> T:
-        with self._serialised(), self.engine.connect() as connection:
-            if begin is None:
-                return work(connection)
-            connection.exec_driver_sql(begin)
-            try:
-                result = work(connection)
-                connection.exec_driver_sql("COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
-            return result
-
-    def _serialised(self) -> AbstractContextManager[Any]:
-        # An in-memory database lives in one connection, which cannot hold two transactions.
-        return self._memory_lock if self.in_memory else nullcontext()
+    def _given_up(self, trouble: Trouble, patience: float, error: SQLAlchemyError) -> StoreError:
+        if trouble is Trouble.LOST:
+            return self.backend.explain(error)
+        return StoreBusy(
+            f"{self.shown}: another process held the lock for more than {patience:g} s; nothing "
+            "was written"
+        )
 
     # -- connections ------------------------------------------------------------------------
 
@@ -124,7 +104,12 @@ class Database:
     def engine(self) -> Engine:
         """This process's engine; made at first use, with the tables if it is SQLite."""
         engine = self._engine
-        if engine is not None and self._pid == os.getpid() and not self._moved():
+        if engine is not None and self._pid == os.getpid():
+            try:
+                self.backend.check_alive()
+            except StoreError:
+                self.close()
+                raise
             return engine
         with self._lock:
             if self._engine is None or self._pid != os.getpid():
@@ -135,46 +120,23 @@ class Database:
     def _open(self) -> None:
         if self._engine is not None:
             _inherited.append(self._engine)
-        if self.path is not None:
-            self._make_folder()
-        engine = _make_engine(self.url)
         try:
-            _prepare(engine, self.shown)
+            self._engine, self._pid = self.backend.open(), os.getpid()
         except SQLAlchemyError as error:
-            engine.dispose()
-            raise self._explained(error) from error
-        if self.path is not None:
-            self._inode = self.path.stat().st_ino
-        self._engine, self._pid = engine, os.getpid()
+            raise self.backend.explain(error) from error
 
-    def _make_folder(self) -> None:
-        assert self.path is not None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"{self.shown}: its folder cannot be made ({error.strerror}); create it, or set "
-                "DEFERRED_MAIL_DATABASE_URI to a place where this process may write"
-            ) from error
+    def create(self) -> bool:
+        """Make the tables where they are missing. False: they were there.
 
-    def _moved(self) -> bool:
-        """Whether the file was deleted or replaced under us.
-
-        SQLite would go on writing into the deleted file, and every commit would be a promise that
-        nobody can keep. Two microseconds a transaction.
+        :raises StoreError: the database cannot be reached or refuses.
         """
-        if self.path is None:
-            return False
+        engine = self.backend.bare_engine()
         try:
-            if self.path.stat().st_ino == self._inode:
-                return False
-        except OSError:
-            pass
-        self.close()
-        raise StoreError(
-            f"{self.shown}: the database file was moved, replaced or deleted while this process "
-            "had it open; nothing was written. The next use opens it anew"
-        )
+            return self.backend.make_tables(engine)
+        except SQLAlchemyError as error:
+            raise self.backend.explain(error) from error
+        finally:
+            engine.dispose()
 
     def close(self) -> None:
         """Close this process's idle connections; the next use opens new ones."""
@@ -185,133 +147,20 @@ class Database:
                 _inherited.append(self._engine)
             self._engine = None
 
-    # -- words ------------------------------------------------------------------------------
-
-    @property
-    def path(self) -> Path | None:
-        """The database file, if there is one."""
-        name = self.url.database
-        if self.url.get_backend_name() != "sqlite" or self.in_memory or not name:
-            return None
-        return Path(name)
-
-    @property
-    def in_memory(self) -> bool:
-        return self.url.get_backend_name() == "sqlite" and self.url.database in (
-            None,
-            "",
-            ":memory:",
-        )
-
     @property
     def shown(self) -> str:
         """The database's address without its password."""
-        return self.url.render_as_string(hide_password=True)
+        return self.backend.shown
 
-    def _explained(self, error: SQLAlchemyError) -> StoreError:
-        reason = clean(str(getattr(error, "orig", None) or error))
-        if "no such table" in reason or "no such column" in reason:
-            return SchemaError(
-                f"{self.shown}: {reason}; run `flask mail init-db` (or remove a half-made file)"
-            )
-        return StoreError(f"{self.shown}: {reason}")
-
-
-def _make_engine(url: URL) -> Engine:
-    in_memory = url.database in (None, "", ":memory:")
-    engine = create_engine(
-        url,
-        poolclass=StaticPool if in_memory else QueuePool,
-        # The driver's own transactions are off: we say BEGIN and COMMIT ourselves.
-        connect_args={"timeout": 0, "isolation_level": None, "check_same_thread": False},
-        isolation_level="AUTOCOMMIT",
-        **({} if in_memory else {"pool_size": 5, "max_overflow": 45, "pool_timeout": 30}),
-    )
-    event.listen(engine, "connect", _on_connect)
-    return engine
-
-
-def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = OFF")
-
-
-def _prepare(engine: Engine, shown: str) -> None:
-    """Switch to WAL and make the tables where they are missing, once per process."""
-    give_up_at = time.monotonic() + PATIENCE
-    while True:
-        try:
-            with engine.connect() as connection:
-                _use_wal(connection, shown)
-                _make_tables(connection, shown)
-            return
-        except DBAPIError as error:
-            if not _is_busy(error) or time.monotonic() > give_up_at:
-                raise
-            time.sleep(0.005)
-
-
-def _use_wal(connection: Connection, shown: str) -> None:
-    mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
-    if mode not in ("wal", "memory"):
-        mode = connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
-    if mode not in ("wal", "memory"):
-        # A network file system, perhaps. A rollback journal with FULL is as durable, only slower.
-        log.warning("%s: no write-ahead log to be had here (journal mode %s)", shown, mode)
-    level = connection.exec_driver_sql("PRAGMA synchronous").scalar()
-    if level != 2:
-        raise StoreError(f"{shown}: synchronous is {level}, not FULL; commits would not be durable")
-
-
-def _make_tables(connection: Connection, shown: str) -> None:
-    if _schema_version(connection, shown) is not None:
-        return
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-    try:
-        if _schema_version(connection, shown) is None:
-            schema.metadata.create_all(connection)
-            connection.execute(
-                schema.meta.insert().values(name="schema", value=str(schema.SCHEMA_VERSION))
-            )
-        connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        _roll_back(connection)
-        raise
-
-
-def _schema_version(connection: Connection, shown: str) -> int | None:
-    """The version of the tables there, ``None`` if there are none.
-
-    :raises SchemaError: when they were made by a newer version: they are left alone.
-    """
-    if not inspect(connection).has_table(schema.meta.name):
-        return None
-    found = connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == "schema"))
-    version = int(found or 0)
-    if version > schema.SCHEMA_VERSION:
-        raise SchemaError(
-            f"{shown}: the tables are of version {version}, this process knows version "
-            f"{schema.SCHEMA_VERSION}. Upgrade flask-deferred-mail here; nothing was touched"
-        )
-    return version
-
-
-def _roll_back(connection: Connection) -> None:
-    try:
-        connection.exec_driver_sql("ROLLBACK")
-    except SQLAlchemyError:
-        # SQLite rolls back by itself on a full disk; a connection in doubt is not used again.
-        connection.invalidate()
-
-
-def _is_busy(error: SQLAlchemyError) -> bool:
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    @property
+    def forgets_when_closed(self) -> bool:
+        """Whether the data lives in the connection itself: SQLite in memory."""
+        return isinstance(self.backend, SqliteBackend) and self.backend.in_memory
 
 
 def _close_all_before_fork() -> None:
     for database in list(_live):
-        if not database.in_memory:
+        if not database.forgets_when_closed:
             database.close()
 
 

@@ -1,46 +1,88 @@
-"""The few things that databases spell differently. SQLite only, for now."""
+"""What databases spell differently: the clock, an insert that gives way, an insert that updates.
+
+Statements are built once and compiled per dialect, so everything here is either an SQL construct
+with a spelling for each, or chosen by the dialect's name.
+"""
 
 from __future__ import annotations
 
-import time
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, Table, bindparam
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Connection, Double, Table, select
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+
+#: Names of SQLAlchemy's dialects for the servers that speak MySQL's language.
+MYSQLS = ("mysql", "mariadb")
+
+#: The name under which SQLite is given the host's clock.
+SQLITE_CLOCK = "deferred_mail_now"
 
 
-def now() -> ColumnElement[float]:
+class now(GenericFunction[float]):  # noqa: N801 - reads like the SQL function that it is
     """The database's clock, in seconds since the epoch.
 
-    A SQLite file belongs to one host (network file systems are refused or warned of), so the
-    host's clock is the database's.
+    It moves on inside a transaction, as ``now()`` of PostgreSQL and MariaDB does not. A SQLite
+    file belongs to one host (network file systems are refused or warned of), so the host's clock
+    is the database's.
     """
-    return bindparam("now", time.time(), type_=Float(), unique=True)
+
+    type = Double()
+    inherit_cache = True
 
 
-#: The same in statements that are built once and run often: give :func:`clock` with their values.
-NOW: ColumnElement[float] = bindparam("now_", type_=Float())
+@compiles(now, "sqlite")
+def _sqlite_now(_element: now, _compiler: Any, **_kw: Any) -> str:
+    return f"{SQLITE_CLOCK}()"
 
 
-def clock() -> dict[str, float]:
-    """What :data:`NOW` needs at execution."""
-    return {"now_": time.time()}
+@compiles(now, "postgresql")
+def _postgresql_now(_element: now, _compiler: Any, **_kw: Any) -> str:
+    return "EXTRACT(EPOCH FROM clock_timestamp())::double precision"
 
 
-def now_seconds() -> float:
-    """The same as a number, for values that the caller is told as well."""
-    return time.time()
+@compiles(now, *MYSQLS)
+def _mysql_now(_element: now, _compiler: Any, **_kw: Any) -> str:
+    # 0E0 makes a double of the decimal. The session's time zone is UTC, so no hour comes twice.
+    return "(UNIX_TIMESTAMP(SYSDATE(6)) + 0E0)"
 
 
-def insert_or_ignore(table: Table) -> Any:
+_READ_NOW = select(now())
+
+
+def read_now(connection: Connection) -> float:
+    """The database's clock as a number.
+
+    For comparisons that an index is to serve: no index serves a clock that moves on while the
+    query runs.
+    """
+    return float(connection.execute(_READ_NOW).scalar_one())
+
+
+@cache
+def insert_or_ignore(table: Table, dialect: str) -> Any:
     """An INSERT that leaves a row with the same key as it is."""
-    return sqlite.insert(table).on_conflict_do_nothing()
+    if dialect in MYSQLS:
+        # Not INSERT IGNORE, which would also cut what is too long.
+        key = next(iter(table.primary_key.columns))
+        return mysql.insert(table).on_duplicate_key_update({key.name: key})
+    return _insert(dialect)(table).on_conflict_do_nothing()
 
 
-def upsert(table: Table, *changing: str) -> Any:
+@cache
+def upsert(table: Table, dialect: str, *changing: str) -> Any:
     """An INSERT that changes the named columns where the primary key is there already."""
-    statement = sqlite.insert(table)
+    if dialect in MYSQLS:
+        new = mysql.insert(table)
+        return new.on_duplicate_key_update({name: new.inserted[name] for name in changing})
+    statement = _insert(dialect)(table)
     return statement.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={name: statement.excluded[name] for name in changing},
     )
+
+
+def _insert(dialect: str) -> Any:
+    return postgresql.insert if dialect == "postgresql" else sqlite.insert

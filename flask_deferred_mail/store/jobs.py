@@ -21,7 +21,7 @@ from ..letter import Letter, Submission
 from . import payload, statements
 from .claims import Claim, Lease, new_token, preleased
 from .database import PATIENCE, Database
-from .dialect import clock, now
+from .dialect import now
 from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
 from .schema import blobs, jobs
 from .statements import Verdict
@@ -61,7 +61,7 @@ class JobStore:
         row["payload"] = stored
         token, leased_at = new_token(), time.monotonic()
         if lease is not None:
-            row |= statements.leased(row, lease, token)
+            row |= statements.leased(lease, token)
         if pieces:
             added = self.database.write(lambda c: self._insert_with_blobs(c, row, pieces))
         else:
@@ -181,12 +181,18 @@ class JobStore:
         pairs = list(held)
         tokens = {token for _, token in pairs}
         ids = [job_id for job_id, _ in pairs]
-        values = clock() | {"jobs_": ids, "tokens_": list(tokens), "seconds_": seconds}
-        owned = set(
-            self.database.write_one(
-                lambda c: [(r[0], r[1]) for r in c.execute(statements.RENEW, values)]
-            )
-        )
+        fence = {"jobs_": ids, "tokens_": list(tokens)}
+
+        def work(connection: Connection) -> set[tuple[int, str]]:
+            values = fence | {"seconds_": seconds}
+            if connection.dialect.update_returning:
+                rows = connection.execute(statements.RENEW_AND_TELL, values)
+            else:
+                connection.execute(statements.RENEW, values)
+                rows = connection.execute(statements.OWNED, fence)
+            return {(row.id, row.lease_token) for row in rows}
+
+        owned = self.database.write_one(work)
         return {job_id for job_id, token in pairs if (job_id, token) in owned}
 
     def mark_handing_over(self, claim: Claim) -> bool:
@@ -248,9 +254,9 @@ class JobStore:
 
         def work(connection: Connection) -> int:
             failed = connection.execute(
-                select(jobs.c.id, jobs.c.recipients, jobs.c.attempts).where(
-                    jobs.c.id.in_(job_ids), jobs.c.status == JobStatus.FAILED.value
-                )
+                select(jobs.c.id, jobs.c.recipients, jobs.c.attempts)
+                .where(jobs.c.id.in_(job_ids), jobs.c.status == JobStatus.FAILED.value)
+                .with_for_update()
             ).all()
             for row in failed:
                 connection.execute(

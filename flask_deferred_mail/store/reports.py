@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 
 from ..job import Job, JobStatus
 from .database import Database
-from .dialect import now, now_seconds, upsert
+from .dialect import now, read_now, upsert
 from .rows import JOB_COLUMNS, job_from
 from .schema import attempts, jobs, sightings
 from .schema import recipients as recipient_index
@@ -118,10 +118,14 @@ class Reports:
 
     def seen(self, name: str, host: str, pid: int) -> None:
         """Note that a kind of process (``sweep``) is at work."""
-        statement = upsert(sightings, "host", "pid", "seen_at").values(
-            name=name, host=host, pid=pid, seen_at=now_seconds()
-        )
-        self.database.write_one(lambda c: c.execute(statement))
+
+        def work(connection: Connection) -> None:
+            statement = upsert(sightings, connection.dialect.name, "host", "pid", "seen_at")
+            connection.execute(
+                statement.values(seen_at=now()), {"name": name, "host": host, "pid": pid}
+            )
+
+        self.database.write_one(work)
 
     def last_seen(self, name: str) -> Sighting | None:
         """When that kind of process was seen last, if ever."""
@@ -153,7 +157,7 @@ def _backlog(connection: Connection) -> Backlog:
     counts["sending"] -= unstarted or 0
     counts["pending"] += unstarted or 0
     due, oldest = _due(connection)
-    hour_ago = now() - 3600
+    hour_ago = read_now(connection) - 3600
     ended: dict[str, int] = {}
     for status, number in connection.execute(
         select(jobs.c.status, func.count())
@@ -171,15 +175,16 @@ def _backlog(connection: Connection) -> Backlog:
 
 
 def _due(connection: Connection) -> tuple[int, float | None]:
-    due = connection.scalar(select(func.count()).where(jobs.c.due_at <= now())) or 0
+    moment = read_now(connection)
+    due = connection.scalar(select(func.count()).where(jobs.c.due_at <= moment)) or 0
     # From the first due time, and retries included: neither they nor a resting transport are to
     # hide an outage.
     oldest = connection.scalar(
-        select(now() - func.min(jobs.c.first_due_at)).where(
-            jobs.c.status == "pending", jobs.c.first_due_at <= now()
+        select(func.min(jobs.c.first_due_at)).where(
+            jobs.c.status == "pending", jobs.c.first_due_at <= moment
         )
     )
-    return due, oldest
+    return due, None if oldest is None else moment - oldest
 
 
 def _list_to(connection: Connection, query: Select[Any], to: str, limit: int) -> list[Job]:

@@ -12,6 +12,8 @@ clock. Two ideas carry the claim:
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -29,8 +31,10 @@ from sqlalchemy import (
     Text,
     false,
 )
+from sqlalchemy.dialects import mysql
 
 from ..job import ENDED, JobStatus
+from .dialect import MYSQLS
 
 #: Version of the tables as this code knows them.
 SCHEMA_VERSION = 1
@@ -41,6 +45,20 @@ metadata = MetaData()
 
 # SQLite only makes INTEGER PRIMARY KEY an alias of the rowid.
 _Id = BigInteger().with_variant(Integer, "sqlite")
+# MySQL's TEXT ends at 64 kB, and would cut what is longer.
+_Long = Text().with_variant(mysql.LONGTEXT(), *MYSQLS)
+
+# Full UTF-8, compared byte by byte: two keys that differ in case are two keys, as elsewhere.
+_OPTIONS: dict[str, Any] = {
+    f"{name}_{option}": value
+    for name in MYSQLS
+    for option, value in (
+        ("engine", "InnoDB"),
+        ("charset", "utf8mb4"),
+        ("collate", "utf8mb4_bin"),
+        ("row_format", "DYNAMIC"),
+    )
+}
 
 
 def _quoted(statuses: object) -> str:
@@ -90,9 +108,9 @@ jobs = Table(
     # Of the content, only where a key is given: the same key with other content is warned of.
     Column("fingerprint", String(64)),
     # Everybody's address and outcome, as JSON; the one source of truth about recipients.
-    Column("recipients", Text, nullable=False),
+    Column("recipients", _Long, nullable=False),
     # Last, so that reading the columns before it does not touch a long body.
-    Column("payload", Text),
+    Column("payload", _Long),
     CheckConstraint(f"status IN ({_quoted(JobStatus)})", name=f"{PREFIX}job_status"),
     CheckConstraint("(lease_token IS NOT NULL) = (status = 'sending')", name=f"{PREFIX}job_lease"),
     CheckConstraint(
@@ -104,6 +122,7 @@ jobs = Table(
     CheckConstraint("attempts >= 0 AND deaths >= 0", name=f"{PREFIX}job_attempts"),
     # A row's id is never given out again, not even after ``purge``: logs stay unambiguous.
     sqlite_autoincrement=True,
+    **_OPTIONS,
 )
 
 # Serves the claim (one transport, one priority, what is due in order of time), the list of
@@ -148,6 +167,7 @@ attempts = Table(
         "outcome IN ('sent', 'partial', 'retry', 'failed', 'unknown', 'returned')",
         name=f"{PREFIX}attempt_outcome",
     ),
+    **_OPTIONS,
 )
 Index(f"{PREFIX}attempt_job", attempts.c.job_id, attempts.c.number)
 
@@ -162,6 +182,7 @@ recipients = Table(
     Column("kind", String(3), nullable=False),
     Column("status", String(10), nullable=False),
     Column("provider_message_id", String(255)),
+    **_OPTIONS,
 )
 Index(f"{PREFIX}recipient_address", recipients.c.address, recipients.c.job_id)
 
@@ -173,12 +194,14 @@ blobs = Table(
     Column("size", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("data", LargeBinary(2**32 - 1), nullable=False),
+    **_OPTIONS,
 )
 job_blobs = Table(
     f"{PREFIX}job_blob",
     metadata,
     Column("job_id", _Id, ForeignKey(jobs.c.id), primary_key=True, autoincrement=False),
     Column("digest", String(64), ForeignKey(blobs.c.digest), primary_key=True),
+    **_OPTIONS,
 )
 Index(f"{PREFIX}job_blob_digest", job_blobs.c.digest)
 
@@ -201,6 +224,7 @@ transports = Table(
     Column("wide_job", _Id),
     # Mails in a row that failed as wrongly configured, as JSON.
     Column("config_jobs", Text),
+    **_OPTIONS,
 )
 
 # Who was seen last, and when: ``sweep`` is what people forget.
@@ -211,6 +235,7 @@ sightings = Table(
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("seen_at", Double, nullable=False),
+    **_OPTIONS,
 )
 
 meta = Table(
@@ -218,4 +243,5 @@ meta = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("value", String(255), nullable=False),
+    **_OPTIONS,
 )

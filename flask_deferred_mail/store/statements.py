@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Float, bindparam, insert, or_, update
+from sqlalchemy import Connection, Double, bindparam, func, insert, or_, select, update
 
 from ..job import ENDED, Job, JobRecipient, JobStatus, moment
 from ..letter import Submission
 from ..outcome import ServerNote
 from . import payload
 from .claims import Claim, Lease
-from .dialect import NOW, clock, insert_or_ignore, now_seconds, upsert
+from .dialect import insert_or_ignore, now, upsert
 from .rows import fresh_recipients, recipients_json
 from .schema import attempts, blobs, job_blobs, jobs
 from .schema import recipients as recipient_index
@@ -52,9 +54,9 @@ class Verdict:
 
 
 def new_row(submission: Submission) -> dict[str, Any]:
+    """The values of a new row, but for its payload."""
     letter = submission.letter
-    created_at = now_seconds()
-    first_due_at = max(submission.send_at or created_at, created_at)
+    waits = submission.send_at is not None and submission.send_at > time.time()
     return {
         "format": payload.FORMAT,
         "status": JobStatus.PENDING.value,
@@ -62,9 +64,8 @@ def new_row(submission: Submission) -> dict[str, Any]:
         "tenant": submission.tenant,
         "key": submission.key,
         "priority": submission.priority,
-        "due_at": first_due_at,
-        "first_due_at": first_due_at,
-        "created_at": created_at,
+        "send_at_": submission.send_at if waits else None,
+        "lease_": 0.0,
         "expires_at": submission.expires_at,
         "max_attempts": submission.max_attempts,
         "on_unknown": submission.on_unknown,
@@ -80,10 +81,11 @@ def new_row(submission: Submission) -> dict[str, Any]:
     }
 
 
-def leased(row: dict[str, Any], lease: Lease, token: str) -> dict[str, Any]:
+def leased(lease: Lease, token: str) -> dict[str, Any]:
+    """What differs in a row that is this process's from the start."""
     return {
         "status": JobStatus.SENDING.value,
-        "due_at": row["created_at"] + lease.seconds,
+        "lease_": lease.seconds,
         "lease_token": token,
         "lease_owner": lease.owner,
     }
@@ -91,37 +93,50 @@ def leased(row: dict[str, Any], lease: Lease, token: str) -> dict[str, Any]:
 
 def insert_row(connection: Connection, row: dict[str, Any]) -> int | None:
     """The new row's number; ``None`` when its key is taken."""
-    statement = INSERT_JOB if row["key"] is None else INSERT_JOB_WITH_KEY
-    result = connection.execute(statement, row)
-    if not result.rowcount:
-        return None
-    key = result.inserted_primary_key
+    if row["key"] is not None:
+        return _insert_row_with_key(connection, row)
+    key = connection.execute(INSERT_JOB, row).inserted_primary_key
     assert key is not None
     return int(key[0])
 
 
+_BY_KEY = select(jobs.c.id, jobs.c.message_id).where(
+    jobs.c.tenant == bindparam("tenant_"), jobs.c.key == bindparam("key_")
+)
+
+
+def _insert_row_with_key(connection: Connection, row: dict[str, Any]) -> int | None:
+    connection.execute(_insert_with_key(connection.dialect.name), row)
+    # Databases count the rows of a giving-way INSERT in ways of their own; the row itself does not
+    # lie about whose it is.
+    found = connection.execute(_BY_KEY, {"tenant_": row["tenant"], "key_": row["key"]}).one()
+    return int(found.id) if found.message_id == row["message_id"] else None
+
+
 def insert_blobs(connection: Connection, job_id: int, pieces: dict[str, bytes]) -> None:
-    created_at = now_seconds()
+    """Store attachments that are not there yet, and note that this mail has them."""
+    dialect = connection.dialect.name
+    for digest, data in pieces.items():
+        # One by one: many at once would have to fit into one packet together.
+        connection.execute(
+            insert_or_ignore(blobs, dialect).values(created_at=now()),
+            {"digest": digest, "size": len(data), "data": data},
+        )
     connection.execute(
-        INSERT_BLOB,
-        [
-            {"digest": digest, "size": len(data), "created_at": created_at, "data": data}
-            for digest, data in pieces.items()
-        ],
+        insert_or_ignore(job_blobs, dialect),
+        [{"job_id": job_id, "digest": digest} for digest in pieces],
     )
-    connection.execute(INSERT_JOB_BLOB, [{"job_id": job_id, "digest": digest} for digest in pieces])
 
 
 def fresh_job(job_id: int, row: dict[str, Any], submission: Submission) -> Job:
     """The job as a reader would find it, without reading it."""
-    created_at = moment(row["created_at"])
-    assert created_at is not None
+    created_at = datetime.now(UTC)
     return Job(
         id=job_id,
         status=JobStatus.PENDING,
         message_id=row["message_id"],
         attempts=0,
-        next_attempt_at=moment(row["first_due_at"]),
+        next_attempt_at=moment(row["send_at_"]) or created_at,
         created_at=created_at,
         sent_at=None,
         last_error=None,
@@ -145,22 +160,36 @@ _FENCED = update(jobs).where(
 )
 #: Values: ``recipients`` or ``handing_over``.
 FENCED_CHANGE = _FENCED
-GIVE_BACK = _FENCED.values(status=JobStatus.PENDING.value, due_at=NOW, **_FREE)
+GIVE_BACK = _FENCED.values(status=JobStatus.PENDING.value, due_at=now(), **_FREE)
 RENEW = (
     update(jobs)
     .where(
         jobs.c.id.in_(bindparam("jobs_", expanding=True)),
         jobs.c.lease_token.in_(bindparam("tokens_", expanding=True)),
     )
-    .values(due_at=NOW + bindparam("seconds_", type_=Float()))
-    .returning(jobs.c.id, jobs.c.lease_token)
+    .values(due_at=now() + bindparam("seconds_", type_=Double()))
 )
+#: Which of them are still ours.
+OWNED = select(jobs.c.id, jobs.c.lease_token).where(
+    jobs.c.id.in_(bindparam("jobs_", expanding=True)),
+    jobs.c.lease_token.in_(bindparam("tokens_", expanding=True)),
+)
+RENEW_AND_TELL = RENEW.returning(jobs.c.id, jobs.c.lease_token)
 LOG_ATTEMPT = insert(attempts)
-INDEX_RECIPIENTS = upsert(recipient_index, "status", "provider_message_id")
-INSERT_JOB = insert(jobs)
-INSERT_JOB_WITH_KEY = insert_or_ignore(jobs)
-INSERT_BLOB = insert_or_ignore(blobs)
-INSERT_JOB_BLOB = insert_or_ignore(job_blobs)
+#: Values: those of :func:`new_row`. The database's clock says when the mail is due, unless the
+#: mail does.
+_TIMES = {
+    "created_at": now(),
+    "first_due_at": func.coalesce(bindparam("send_at_", type_=Double()), now()),
+    "due_at": func.coalesce(bindparam("send_at_", type_=Double()), now())
+    + bindparam("lease_", type_=Double()),
+}
+INSERT_JOB = insert(jobs).values(_TIMES)
+
+
+@cache
+def _insert_with_key(dialect: str) -> Any:
+    return insert_or_ignore(jobs, dialect).values(_TIMES)
 
 
 def fence(claim: Claim) -> dict[str, Any]:
@@ -170,17 +199,17 @@ def fence(claim: Claim) -> dict[str, Any]:
 
 def give_back(claim: Claim) -> dict[str, Any]:
     """Values of :data:`GIVE_BACK`: the attempt is refunded."""
-    return fence(claim) | clock() | {"attempts": claim.number - 1}
+    return fence(claim) | {"attempts": claim.number - 1}
 
 
 @cache
 def _outcome(status: JobStatus) -> Any:
     if status is JobStatus.PENDING:
-        times: dict[str, Any] = {"due_at": NOW + bindparam("delay_", type_=Float())}
+        times: dict[str, Any] = {"due_at": now() + bindparam("delay_", type_=Double())}
     else:
-        times = {"due_at": None, "ended_at": NOW if status in ENDED else None}
+        times = {"due_at": None, "ended_at": now() if status in ENDED else None}
     if status in (JobStatus.SENT, JobStatus.PARTIAL):
-        times["sent_at"] = NOW
+        times["sent_at"] = now()
     return _FENCED.values(status=status.value, deaths=0, handing_over=False, **times, **_FREE)
 
 
@@ -193,9 +222,7 @@ def outcome_of(claim: Claim, verdict: Verdict) -> tuple[Any, dict[str, Any]]:
         "last_error": verdict.last_error,
     }
     if verdict.status is JobStatus.PENDING:
-        values |= clock() | {"delay_": verdict.delay or 0.0}
-    elif verdict.status in ENDED:
-        values |= clock()
+        values["delay_"] = verdict.delay or 0.0
     return _outcome(verdict.status), values
 
 
@@ -223,7 +250,7 @@ def index_recipients(
     connection: Connection, job_id: int, recipients: tuple[JobRecipient, ...]
 ) -> None:
     connection.execute(
-        INDEX_RECIPIENTS,
+        upsert(recipient_index, connection.dialect.name, "status", "provider_message_id"),
         [
             {
                 "job_id": job_id,

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, or_, select, update
 
 from .database import Database
-from .dialect import insert_or_ignore, now, now_seconds
+from .dialect import insert_or_ignore, now, read_now
 from .schema import transports
 
 
@@ -74,7 +74,7 @@ class TransportStates:
 
         def work(connection: Connection) -> int | None:
             row = _row(connection, name)
-            if row.failures and (row.resting_until or 0.0) > now_seconds():
+            if row.failures and (row.resting_until or 0.0) > read_now(connection):
                 return None
             failures: int = row.failures + 1
             pause = seconds[min(failures, max(seconds))]
@@ -168,8 +168,11 @@ _WELL: dict[str, Any] = dict.fromkeys(
 
 
 def _row(connection: Connection, name: str) -> Any:
-    connection.execute(insert_or_ignore(transports), {"name": name, "failures": 0})
-    return connection.execute(select(transports).where(transports.c.name == name)).one()
+    connection.execute(
+        insert_or_ignore(transports, connection.dialect.name), {"name": name, "failures": 0}
+    )
+    query = select(transports).where(transports.c.name == name).with_for_update()
+    return connection.execute(query).one()
 
 
 def _change(connection: Connection, name: str, values: dict[str, Any]) -> None:

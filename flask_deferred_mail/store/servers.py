@@ -1,0 +1,182 @@
+"""PostgreSQL, and MariaDB or MySQL: one database for many processes on many hosts.
+
+Transactions are the driver's own. A deadlock, a serialization failure or a lost connection has the
+whole transaction run again; what cannot be known is only whether a COMMIT whose answer was lost
+has happened (:class:`~flask_deferred_mail.errors.CommitUnknown`).
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from ..cleaning import clean
+from ..errors import CommitUnknown, SchemaError, StoreError
+from .backend import Backend, Trouble
+
+#: Seconds that a connection may have been idle and still be used without a look at it. A server
+#: that was restarted meanwhile is noticed by the look, not by the mail.
+IDLE_WITHOUT_LOOK = 1.0
+
+#: Seconds to wait for a connection to the server.
+CONNECT_TIMEOUT = 10
+
+
+class ServerBackend(Backend):
+    """What the servers have in common."""
+
+    #: For people, and the extra that brings the driver.
+    label: ClassVar[str]
+    extra: ClassVar[str]
+    connect_args: ClassVar[dict[str, Any]] = {}
+
+    def open(self) -> Engine:
+        engine = self.bare_engine()
+        with self.reading(engine) as connection:
+            missing = self.schema_version(connection) is None
+        if missing:
+            engine.dispose()
+            raise SchemaError(
+                f"{self.shown}: the tables are not there; run `flask mail init-db` once"
+            )
+        return engine
+
+    def bare_engine(self) -> Engine:
+        try:
+            engine = create_engine(
+                self.url,
+                isolation_level="READ COMMITTED",
+                pool_size=5,
+                max_overflow=45,
+                pool_timeout=30,
+                connect_args=dict(self.connect_args),
+            )
+        except ModuleNotFoundError as error:
+            raise StoreError(
+                f"the driver for {self.label} is missing ({error.name}): "
+                f"pip install flask-deferred-mail[{self.extra}]"
+            ) from error
+        event.listen(engine, "checkin", _note_idle)
+        event.listen(engine, "checkout", _look_if_idle)
+        return engine
+
+    @contextmanager
+    def writing(self, engine: Engine) -> Iterator[Connection]:
+        with engine.connect() as connection:
+            transaction = connection.begin()
+            try:
+                yield connection
+            except BaseException:
+                transaction.rollback()
+                raise
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if self.judge(error) is Trouble.LOST:
+                    raise CommitUnknown(
+                        f"{self.shown}: the connection was lost while committing; whether it "
+                        "happened is not known"
+                    ) from error
+                raise
+
+    @contextmanager
+    def reading(self, engine: Engine) -> Iterator[Connection]:
+        with engine.connect() as connection, connection.begin():
+            yield connection
+
+    def judge(self, error: SQLAlchemyError) -> Trouble:
+        if isinstance(error, DBAPIError):
+            if error.connection_invalidated:
+                return Trouble.LOST
+            if self._code(error) in self._lost:
+                return Trouble.LOST
+            if self._code(error) in self._again:
+                return Trouble.AGAIN
+        return Trouble.FINAL
+
+    #: Codes after which the whole transaction is run again.
+    _again: ClassVar[frozenset[object]]
+    #: Codes that say that the server is going, coming or not there.
+    _lost: ClassVar[frozenset[object]]
+    #: Codes that say that a table or column is missing.
+    _missing: ClassVar[frozenset[object]]
+
+    @abstractmethod
+    def _code(self, error: DBAPIError) -> object:
+        """The database's own code of an error."""
+
+    def explain(self, error: SQLAlchemyError) -> StoreError:
+        reason = clean(str(getattr(error, "orig", None) or error))
+        if isinstance(error, DBAPIError) and self._code(error) in self._missing:
+            return SchemaError(f"{self.shown}: {reason}; run `flask mail init-db`")
+        return StoreError(f"{self.shown}: {reason}")
+
+
+class PostgresqlBackend(ServerBackend):
+    """PostgreSQL through psycopg 3."""
+
+    label = "PostgreSQL"
+    extra = "postgresql"
+    connect_args: ClassVar[dict[str, Any]] = {"connect_timeout": CONNECT_TIMEOUT}
+    # serialization_failure, deadlock_detected, lock_not_available
+    _again = frozenset({"40001", "40P01", "55P03"})
+    # connection_exception and its kind, admin_shutdown, crash_shutdown, cannot_connect_now
+    _lost = frozenset({"08000", "08003", "08006", "08001", "57P01", "57P02", "57P03"})
+    _missing = frozenset({"42P01", "42703"})
+
+    def _code(self, error: DBAPIError) -> object:
+        return getattr(error.orig, "sqlstate", None)
+
+
+class MysqlBackend(ServerBackend):
+    """MariaDB or MySQL through PyMySQL."""
+
+    label = "MariaDB or MySQL"
+    extra = "mysql"
+    connect_args: ClassVar[dict[str, Any]] = {
+        "connect_timeout": CONNECT_TIMEOUT,
+        "charset": "utf8mb4",
+        # In strict mode nothing is cut silently; in UTC no hour comes twice.
+        "init_command": "SET time_zone = '+00:00', "
+        "sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
+    }
+    # lock wait timeout, deadlock, and MariaDB's "record has changed since last read"
+    _again = frozenset({1205, 1213, 1020})
+    # cannot connect, server gone, lost connection, server shutdown, killed
+    _lost = frozenset({2002, 2003, 2006, 2013, 2055, 1053, 1927, 1317})
+    _missing = frozenset({1146, 1054})
+
+    def _code(self, error: DBAPIError) -> object:
+        return next(iter(getattr(error.orig, "args", ())), None)
+
+    def explain(self, error: SQLAlchemyError) -> StoreError:
+        if isinstance(error, DBAPIError) and self._code(error) == 1153:
+            return StoreError(
+                f"{self.shown}: the mail is larger than the server's max_allowed_packet; raise "
+                "that setting, or send smaller attachments"
+            )
+        return super().explain(error)
+
+
+def _note_idle(_connection: object, record: Any) -> None:
+    record.info["idle_since"] = time.monotonic()
+
+
+def _look_if_idle(connection: Any, record: Any, proxy: Any) -> None:
+    """Replace a connection that the server has closed while nobody used it."""
+    since = record.info.get("idle_since")
+    if since is None or time.monotonic() - since < IDLE_WITHOUT_LOOK:
+        return
+    dialect = proxy._pool._dialect
+    try:
+        alive = dialect.do_ping(connection)
+    except Exception as error:
+        raise exc.DisconnectionError() from error
+    if not alive:
+        raise exc.DisconnectionError()

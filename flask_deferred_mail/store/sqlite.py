@@ -1,0 +1,195 @@
+"""SQLite, out of the box: WAL with ``synchronous=FULL``, so that a commit survives a power cut.
+
+``BEGIN IMMEDIATE`` for transactions that write, a plain ``BEGIN`` for those that only read.
+SQLite's own busy handler sleeps inside C and so freezes every greenlet of a gevent worker; it is
+switched off here, and a busy database is waited for in :mod:`.database`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from ..cleaning import clean
+from ..errors import SchemaError, StoreError
+from .backend import Backend, Trouble
+from .dialect import SQLITE_CLOCK
+
+log = logging.getLogger("flask_deferred_mail.store")
+
+#: Seconds for which another process may take to make the tables.
+_PATIENCE = 5.0
+
+
+class SqliteBackend(Backend):
+    """A file, or (for tests) memory."""
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        self.in_memory = url.database in (None, "", ":memory:")
+        #: The database file, if there is one.
+        self.path = None if self.in_memory else str(url.database)
+        self._inode: int | None = None
+        # An in-memory database lives in one connection, which cannot hold two transactions.
+        self._turn: AbstractContextManager[Any] = (
+            threading.RLock() if self.in_memory else nullcontext()
+        )
+
+    def bare_engine(self) -> Engine:
+        if self.path is not None:
+            self._make_folder(Path(self.path).parent)
+        return _make_engine(self.url, self.in_memory)
+
+    def open(self) -> Engine:
+        engine = self.bare_engine()
+        try:
+            self._prepare(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        if self.path is not None:
+            self._inode = os.stat(self.path).st_ino
+        return engine
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{self.shown}: its folder cannot be made ({error.strerror}); create it, or set "
+                "DEFERRED_MAIL_DATABASE_URI to a place where this process may write"
+            ) from error
+
+    def _prepare(self, engine: Engine) -> None:
+        """Switch to WAL and make the tables where they are missing, once per process."""
+        give_up_at = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                with engine.connect() as connection:
+                    self._use_wal(connection)
+                    missing = self.schema_version(connection) is None
+                if missing:
+                    self.make_tables(engine)
+                return
+            except DBAPIError as error:
+                if self.judge(error) is not Trouble.AGAIN or time.monotonic() > give_up_at:
+                    raise
+                time.sleep(0.005)
+
+    def _use_wal(self, connection: Connection) -> None:
+        mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+        if mode not in ("wal", "memory"):
+            mode = connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
+        if mode not in ("wal", "memory"):
+            # A network file system, perhaps. A rollback journal with FULL is as durable, only
+            # slower.
+            log.warning(
+                "%s: no write-ahead log to be had here (journal mode %s)", self.shown, mode
+            )
+        level = connection.exec_driver_sql("PRAGMA synchronous").scalar()
+        if level != 2:
+            raise StoreError(
+                f"{self.shown}: synchronous is {level}, not FULL; commits would not be durable"
+            )
+
+    # -- transactions -----------------------------------------------------------------------
+
+    def writing(self, engine: Engine) -> AbstractContextManager[Connection]:
+        return self._transaction(engine, "BEGIN IMMEDIATE")
+
+    def reading(self, engine: Engine) -> AbstractContextManager[Connection]:
+        return self._transaction(engine, "BEGIN")
+
+    @contextmanager
+    def single(self, engine: Engine) -> Iterator[Connection]:
+        # Saves the BEGIN and the COMMIT, which cost as much as a small INSERT.
+        with self._turn, engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, engine: Engine, begin: str) -> Iterator[Connection]:
+        with self._turn, engine.connect() as connection:
+            connection.exec_driver_sql(begin)
+            try:
+                yield connection
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+
+    # -- errors -----------------------------------------------------------------------------
+
+    def judge(self, error: SQLAlchemyError) -> Trouble:
+        code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+        busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        return Trouble.AGAIN if code is not None and code & 0xFF in busy else Trouble.FINAL
+
+    def explain(self, error: SQLAlchemyError) -> StoreError:
+        reason = clean(str(getattr(error, "orig", None) or error))
+        if "no such table" in reason or "no such column" in reason:
+            return SchemaError(
+                f"{self.shown}: {reason}; run `flask mail init-db` (or remove a half-made file)"
+            )
+        return StoreError(f"{self.shown}: {reason}")
+
+    def check_alive(self) -> None:
+        """Whether the file was deleted or replaced under us.
+
+        SQLite would go on writing into the deleted file, and every commit would be a promise that
+        nobody can keep. Two microseconds a transaction.
+        """
+        if self.path is None:
+            return
+        try:
+            if os.stat(self.path).st_ino == self._inode:
+                return
+        except OSError:
+            pass
+        raise StoreError(
+            f"{self.shown}: the database file was moved, replaced or deleted while this process "
+            "had it open; nothing was written. The next use opens it anew"
+        )
+
+
+def _make_engine(url: URL, in_memory: bool) -> Engine:
+    pool: dict[str, Any] = (
+        {"poolclass": StaticPool}
+        if in_memory
+        else {"poolclass": QueuePool, "pool_size": 5, "max_overflow": 45, "pool_timeout": 30}
+    )
+    engine = create_engine(
+        url,
+        # The driver's own transactions are off: we say BEGIN and COMMIT ourselves.
+        connect_args={"timeout": 0, "isolation_level": None, "check_same_thread": False},
+        isolation_level="AUTOCOMMIT",
+        **pool,
+    )
+    event.listen(engine, "connect", _on_connect)
+    return engine
+
+
+def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = OFF")
+    # Looked up at each call, so that a test can set the clock.
+    connection.create_function(SQLITE_CLOCK, 0, lambda: time.time())
+
+
+def _roll_back(connection: Connection) -> None:
+    try:
+        connection.exec_driver_sql("ROLLBACK")
+    except SQLAlchemyError:
+        # SQLite rolls back by itself on a full disk; a connection in doubt is not used again.
+        connection.invalidate()
