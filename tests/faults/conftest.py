@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.fault_site import FaultSite
+from tests.support.mail_app import MailApp
+from tests.support.row_facts import SCHEDULE
 from tests.support.smtp_server import SmtpServer
 
 
@@ -28,3 +30,13 @@ def make_site(tmp_path: Path, smtp: SmtpServer) -> Iterator[Callable[..., FaultS
 def site(make_site: Callable[..., FaultSite]) -> FaultSite:
     """The site with short leases and a mail server that takes everything."""
     return make_site()
+
+
+@pytest.fixture
+def make_paced(make_app: Callable[..., MailApp]) -> Callable[..., MailApp]:
+    """Like ``make_app``, with a schedule by which one can tell who pays for a failure."""
+
+    def make(transport: str | None, **config: Any) -> MailApp:
+        return make_app(transport, **({"DEFERRED_MAIL_BACKOFF": SCHEDULE} | config))
+
+    return make
