@@ -74,7 +74,7 @@ def assert_sent_after_a_death(site: FaultSite, job_id: int, outcomes: list[str])
     assert site.rows.sweep().claimed == 0
 
 
-# -- before the response ----------------------------------------------------------------------------
+# -- before the response ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_mail_whose_client_saw_an_error_is_sent_all_the_same(site: FaultSite, 
     assert_sent_after_a_death(site, job_id, ["unknown", "sent"])
 
 
-# -- after the response -----------------------------------------------------------------------------
+# -- after the response -------------------------------------------------------------------------
 
 
 def test_answered_and_dead_before_the_claim(site: FaultSite) -> None:

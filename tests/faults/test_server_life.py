@@ -41,7 +41,7 @@ def assert_whole_rest_is_swept(site: FaultSite, names: list[str]) -> None:
     assert {name: site.copies(name) for name in names} == dict.fromkeys(names, 1)
 
 
-# -- the worker takes too long ----------------------------------------------------------------------
+# -- the worker takes too long ------------------------------------------------------------------
 
 
 def test_a_worker_aborted_while_it_sends_inline_gives_the_mail_back(make_site: MakeSite) -> None:
@@ -97,7 +97,7 @@ def test_a_view_that_is_aborted_after_it_recorded_has_its_mail_sent(site: FaultS
     assert_whole_rest_is_swept(site, [NAME])
 
 
-# -- the server is told to stop ---------------------------------------------------------------------
+# -- the server is told to stop -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", GUNICORNS)
@@ -158,7 +158,7 @@ def test_a_stop_while_the_250_is_awaited_leaves_the_mail_to_its_lease(site: Faul
     assert len(site.message_ids(NAME)) == 1
 
 
-# -- the server goes on, its workers do not ---------------------------------------------------------
+# -- the server goes on, its workers do not -----------------------------------------------------
 
 
 def test_workers_replaced_after_some_requests_lose_nothing(site: FaultSite) -> None:
@@ -211,7 +211,7 @@ def test_an_upgrade_on_the_fly_loses_nothing(site: FaultSite) -> None:
     assert_whole_rest_is_swept(site, names)
 
 
-# -- the fork ---------------------------------------------------------------------------------------
+# -- the fork -----------------------------------------------------------------------------------
 
 
 def test_nothing_that_was_open_before_the_fork_is_used_after_it(site: FaultSite) -> None:

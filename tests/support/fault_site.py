@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +18,7 @@ from tests.support.fault_app import FOLDER
 from tests.support.mail_app import MailApp
 from tests.support.raw_http import Answer, RawClient
 from tests.support.smtp_server import SmtpServer
+from tests.support.smtp_session import Received
 from tests.support.waiting import wait_until
 from tests.support.web_server import ROOT, WebServer
 
@@ -193,6 +194,29 @@ class FaultSite:
         """When the newest mail was taken, in seconds since the epoch."""
         return self.smtp.messages[-1].at - time.monotonic() + time.time()
 
+    def by_subject(self) -> dict[str, list[Received]]:
+        """Subject -> the copies of that mail, in the order in which they were taken."""
+        found: dict[str, list[Received]] = defaultdict(list)
+        for message in self.smtp.messages:
+            found[str(message.parsed["Subject"])].append(message)
+        return found
+
+    def extra_copies(self) -> int:
+        """How many copies there are too many, after a look at each.
+
+        An outcome is written before the next dot on the same connection, so only the last mail
+        of a connection can have been left in doubt; and a copy is the same mail, byte by byte.
+        """
+        last = {message.connection: message for message in self.smtp.messages}
+        extra = 0
+        for subject, copies in self.by_subject().items():
+            assert len({copy.data for copy in copies}) == 1, subject
+            assert len({copy.parsed["Message-ID"] for copy in copies}) == 1, subject
+            for copy in copies[:-1]:
+                assert last[copy.connection] is copy, f"{subject}: its outcome was written late"
+            extra += len(copies) - 1
+        return extra
+
     # -- deaths -----------------------------------------------------------------------------------
 
     def kill_at(self, stage: str, victim: Callable[[], int], item: Any) -> None:
@@ -222,7 +246,8 @@ def ask(server: WebServer, path: str, method: str = "GET") -> Answer | None:
 def answered(server: WebServer, path: str) -> int:
     """A request that must be answered; the number of its mail."""
     answer = ask(server, path)
-    assert answer is not None and answer.status == 200, server.log()
+    assert answer is not None, server.log()
+    assert answer.status == 200, server.log()
     return int(json.loads(answer.body)["id"])
 
 
