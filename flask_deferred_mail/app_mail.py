@@ -7,6 +7,7 @@ Nothing here imports Flask: the extension hands in the app and the request's env
 from __future__ import annotations
 
 import contextvars
+import logging
 import os
 import threading
 import time
@@ -20,12 +21,15 @@ from . import signals
 from .delivery.attempt import Attempted
 from .delivery.dispatcher import Ticket
 from .delivery.runtime import Runtime
-from .errors import ConfigurationError
+from .dispatched import dispatched_message, snapshot
+from .errors import ConfigurationError, DeferredMailError
 from .job import Job, JobStatus
 from .letter import Submission
 from .message import Defaults, Message
 from .settings import Settings, suppresses
 from .wsgi import KEY
+
+log = logging.getLogger("flask_deferred_mail")
 
 #: Messages that ``outbox`` keeps at most, the newest: an application that suppresses sending for
 #: good must not fill its memory with them.
@@ -160,6 +164,7 @@ class AppMail:
                 default_headers=tuple(settings.default_headers.items()),
                 message_id_domain=settings.message_id_domain,
                 now=time.time(),
+                ascii_attachments=settings.ascii_attachments,
             )
         )
         try:
@@ -181,18 +186,26 @@ class AppMail:
         return message.render(self.app.jinja_env, context)
 
     def _recorded(self, message: Message, job: Job, suppressed: bool) -> None:
+        if suppressed or self._recordings:
+            self._keep(snapshot(message), suppressed)
+        if signals.mail_queued.receivers:
+            apart(self.signal, signals.mail_queued, job=job)
+
+    def _keep(self, message: Message, suppressed: bool) -> None:
         for recording in self._recordings:
             recording.append(message)
         if suppressed:
             self.outbox.append(message)
             del self.outbox[:-OUTBOX_LIMIT]
-        if signals.mail_queued.receivers:
-            apart(self.signal, signals.mail_queued, job=job)
 
     def signal(self, signal: Any, **details: Any) -> None:
-        """Tell receivers, in an app context of their own."""
-        with self.app.app_context():
-            signals.send(signal, self.app, **details)
+        """Tell receivers, in an app context of their own. Nothing that breaks there matters."""
+        try:
+            with self.app.app_context():
+                signals.send(signal, self.app, **details)
+        except Exception:
+            # Setting the context up and tearing it down is the application's code as well.
+            log.exception("the app context for receivers of %s broke", signal.name)
 
     @contextmanager
     def recording(self) -> Iterator[list[Message]]:
@@ -216,21 +229,32 @@ class _Signals:
         heard = [signals.mail_attempted, *after] if after else [signals.mail_attempted]
         if event.accepted:
             heard.append(signals.email_dispatched)
-        if not any(signal.receivers for signal in heard):
+        heard = [signal for signal in heard if signal.receivers]
+        if not heard:
             return
-        job = self.state.runtime.jobs.get(event.job_id)
-        extra: Mapping[Any, dict[str, Any]] = {
-            signals.mail_attempted: {"attempt": event.note},
-            signals.email_dispatched: {"message": event.letter},
-        }
+        try:
+            job = self.state.runtime.jobs.get(event.job_id)
+        except DeferredMailError as error:
+            # The outcome is written; a database that fails now must not make it look otherwise.
+            log.error("mail %d: no signal of its attempt: %s", event.job_id, error)
+            return
         for signal in heard:
-            self.state.signal(signal, job=job, **extra.get(signal, {}))
+            self.state.signal(signal, job=job, **_details(signal, event))
 
     def gave_up(self, job: Job) -> None:
         self.state.signal(signals.mail_failed, job=job)
 
     def backlog(self, oldest: Job) -> None:
         self.state.signal(signals.mail_backlog, job=oldest)
+
+
+def _details(signal: Any, event: Attempted) -> dict[str, Any]:
+    """What a signal carries besides ``job``."""
+    if signal is signals.mail_attempted:
+        return {"attempt": event.note}
+    if signal is signals.email_dispatched:
+        return {"message": event.letter and dispatched_message(event.letter)}
+    return {}
 
 
 _AFTER: Mapping[JobStatus, tuple[Any, ...]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mimetypes
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import IO, TypeAlias
 
@@ -107,10 +108,13 @@ def check_content_type(value: object, field: str) -> str:
     return text
 
 
-def check_attachment(given: object, field: str, referenced: Iterable[str]) -> Part:
+def check_attachment(
+    given: object, field: str, referenced: Iterable[str], ascii_name: bool = False
+) -> Part:
     """The part that an attachment becomes.
 
     :param referenced: the bodies in which ``cid:`` references may stand.
+    :param ascii_name: reduce the file name to ASCII, for readers that know no other names.
     :raises MessageError: it is no attachment, or something in it is not what it should be.
     """
     try:
@@ -130,7 +134,7 @@ def check_attachment(given: object, field: str, referenced: Iterable[str]) -> Pa
     return Part(
         data=content.encode() if isinstance(content, str) else content,
         content_type=_with_charset(check_content_type(content_type, field), content),
-        filename=None if filename is None else _filename(filename, field),
+        filename=None if filename is None else _filename(filename, field, ascii_name),
         disposition=kind,
         content_id=(content_id or new_content_id()) if kind == "inline" else None,
         headers=tuple(fields),
@@ -177,11 +181,18 @@ def _with_charset(content_type: str, content: str | bytes) -> str:
     return f"{content_type}; charset=utf-8" if content_type.startswith("text/") else content_type
 
 
-def _filename(value: object, field: str) -> str:
+def _filename(value: object, field: str, ascii_only: bool) -> str | None:
     name = line(value, f"{field}, file name", MAX_FILENAME)
     if "\t" in name:
         raise BadHeaderError(f"{field}, file name", "holds a tab")
-    return name
+    return _reduced(name) if ascii_only else name
+
+
+def _reduced(name: str) -> str | None:
+    """Flask-Mail's reduction: accents go, other letters too; ``None`` if nothing is left."""
+    decomposed = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii")
+    # Decomposing may give slashes ("\u2100" is "a/c") and quotes; mime.py writes those safely.
+    return " ".join(decomposed.split()) or None
 
 
 def _part_headers(headers: object, field: str) -> list[tuple[str, str]]:

@@ -101,7 +101,7 @@ def _letter(message: Message, defaults: Defaults, send_at: float | None) -> Lett
     sender = _sender(message.sender, defaults)
     recipients = _recipients(message)
     text, html, alternatives = _bodies(message)
-    parts = _parts(message.attachments, html, alternatives)
+    parts = _parts(message.attachments, html, alternatives, defaults.ascii_attachments)
     _cap_content(text, html, alternatives, parts)
     headers, message_id = _headers(message.extra_headers, defaults, sender)
     envelope = message.envelope_sender or defaults.envelope_sender
@@ -227,7 +227,10 @@ def _alternative_type(name: object) -> str:
 
 
 def _parts(
-    attachments: Any, html: str | None, alternatives: Sequence[tuple[str, str]]
+    attachments: Any,
+    html: str | None,
+    alternatives: Sequence[tuple[str, str]],
+    ascii_names: bool,
 ) -> tuple[Part, ...]:
     if not attachments:
         return ()
@@ -236,7 +239,7 @@ def _parts(
         raise MessageTooLarge("attachments", f"{len(given)} files, {MAX_ATTACHMENTS} are allowed")
     bodies = [body for body in (html, *(content for _, content in alternatives)) if body]
     parts = tuple(
-        check_attachment(one, f"attachments, number {number}", bodies)
+        check_attachment(one, f"attachments, number {number}", bodies, ascii_names)
         for number, one in enumerate(given, 1)
     )
     ids = [part.content_id for part in parts if part.content_id is not None]

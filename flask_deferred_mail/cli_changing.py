@@ -51,9 +51,11 @@ class _Changes:
         ``skip_illegal``: nobody named these ids, so one that needs no change is no fault.
         """
         wanted = list(dict.fromkeys(ids))
-        if not self._agreed(len(wanted), yes):
+        if not wanted:
+            warn(f"no mail to {self.verb}")
+        elif not self._agreed(len(wanted), yes):
             warn("nothing was changed")
-            return
+            wanted = []
         try:
             for job_id in wanted:
                 self._one(job_id, skip_illegal)
@@ -61,8 +63,6 @@ class _Changes:
             # Also when the database fails halfway: what is done is told.
             if self.as_json:
                 print_json([output.job_object(job) for job in self.done])
-        if not wanted and not self.as_json:
-            say(f"no mail to {self.verb}")
         if self.faults:
             leave(EXIT_USAGE)
 

@@ -91,7 +91,12 @@ def status(mail: AppMail, as_json: bool, max_age: float | None, max_pending: int
 @click.option("--to", metavar="ADDRESS", help="Only mail with this recipient (to, cc or bcc).")
 @click.option("--key", help="Only mail recorded under this key.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The newest so many."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    metavar="N",
+    show_default=True,
+    help="The newest so many.",
 )
 @json_option
 def list_(
@@ -168,8 +173,9 @@ def explain(mail: AppMail, id_: int) -> None:
 def doctor(mail: AppMail, as_json: bool) -> None:
     """Look whether everything is set up.
 
-    Goes through settings, database, transports and sweep. Connects to each transport's server, with TLS and login, and sends nothing. Each line is ok,
-    warn or FAIL, with what to do. Exits with 0 if nothing is FAIL, else with 3.
+    Goes through settings, database, transports and sweep. Connects to each transport's server, with
+    TLS and login, and sends nothing. Each line is ok, warn or FAIL, with what to do. Exits with 0
+    if nothing is FAIL, else with 3.
 
     \b
     Examples:

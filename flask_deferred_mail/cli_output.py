@@ -380,6 +380,7 @@ class Progress:
         total = max(self.total, done)
         filled = self.WIDTH * done // total
         bar = "#" * filled + "-" * (self.WIDTH - filled)
-        self.stream.write(f"\r[{bar}] {done}/{total}  {_results(self._results)}\x1b[K")
+        # Back to the first column: a line of the log then takes the bar's place.
+        self.stream.write(f"\r[{bar}] {done}/{total}  {_results(self._results)}\x1b[K\r")
         self.stream.flush()
         self._drawn_at = time.monotonic()

@@ -28,17 +28,21 @@ from .job import Job, JobStatus
 from .message import Message
 from .settings import DEFAULT
 from .stop_signals import stop_on_signal
+from .store.inspection import Inspection
 
 #: Most sender threads of a sweep; each needs a database connection of its own.
 MOST_THREADS = 32
 
 
 @command("sweep")
-@click.option("--limit", type=click.IntRange(min=1), help="Take at most so many mails.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Take at most so many mails."
+)
 @click.option(
     "--concurrency",
     type=click.IntRange(1, MOST_THREADS),
     default=4,
+    metavar="N",
     show_default=True,
     help="Mails that are sent at the same time.",
 )
@@ -124,10 +128,11 @@ def _stop(pass_: Sweep) -> None:
 
 def _resting(mail: AppMail) -> Iterator[str]:
     """Why mail is left although it is due."""
-    runtime = mail.runtime
-    waiting = set(runtime.claims.transports_with_due())
-    for name, state in sorted(runtime.states.all().items()):
-        if name in waiting and state.failures and state.rests_for > 0:
+    states = mail.runtime.states.all()
+    resting = {name: s for name, s in states.items() if s.failures and s.rests_for > 0}
+    waiting = Inspection(mail.runtime.database).waiting_by_transport() if resting else {}
+    for name, state in sorted(resting.items()):
+        if name in waiting:
             yield (
                 f"transport {clean(name)} rests for {output.duration(state.rests_for)}, its mail "
                 f"waits: {clean(state.reason or '')}"

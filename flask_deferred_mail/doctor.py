@@ -225,8 +225,6 @@ def _probed(runtime: Runtime, name: str, topic: str) -> Iterator[Finding]:
 _ADVICE: Mapping[str, str] = {
     "connect": "check host and port, and whether a firewall lets this machine out",
     "tls": "check the host's name against its certificate, the port, and `?tls=` in the URL",
-    "login": "check user and password in the transport's URL (percent-encoded), or MAIL_USERNAME "
-    "and MAIL_PASSWORD",
     "key": "check the account's user and key in the transport's URL",
 }
 
@@ -280,10 +278,12 @@ def _last_sweep(seen: Sighting | None, old_backlog: bool, cron_line: str) -> Fin
     now = time.time()
     if seen is not None and now - seen.seen_at < SWEEPER_MISSING:
         return Finding(Level.OK, "sweep", f"last seen {seen_words(seen, now)}")
+    never = "no sweep has ever been seen"
+    text = never if seen is None else f"last seen {seen_words(seen, now)}"
     return Finding(
         Level.FAIL if old_backlog else Level.WARN,
         "sweep",
-        f"last seen {seen_words(seen, now)}: what the web process cannot send stays",
+        f"{text}: what the web process does not send, stays",
         f"crontab: {cron_line}",
     )
 

@@ -70,7 +70,7 @@ def _last_answer(evidence: Evidence) -> Iterator[str]:
     if not evidence.attempts:
         return
     last = evidence.attempts[-1]
-    place = f" by {clean(last.host)}" if last.host else ""
+    place = f" at {clean(last.host)}" if last.host else ""
     queue = f", its queue id there is {clean(last.queue_id)}" if last.queue_id else ""
     words = f": {clean(last.detail)}" if last.detail else ""
     number = counted(len(evidence.attempts), "attempt")

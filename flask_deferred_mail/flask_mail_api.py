@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+from .address import AddressLike, parse_address
 from .foreign import adopt
 from .message import Message
 
@@ -35,12 +36,15 @@ class Connection:
     def __exit__(self, *exc_info: object) -> None:
         return None
 
-    def send(self, message: Any, envelope_from: str | None = None) -> None:
-        """Record a message. ``envelope_from`` is Flask-Mail's name for our envelope sender."""
+    def send(self, message: Any, envelope_from: AddressLike | None = None) -> None:
+        """Record a message. ``envelope_from`` is Flask-Mail's name for our envelope sender.
+
+        :raises AddressError: ``envelope_from`` is not an address.
+        """
         message = adopt(message)
-        if envelope_from is not None:
+        if envelope_from:
             message = copy.copy(message)  # the caller's own may be sent again
-            message.envelope_sender = envelope_from
+            message.envelope_sender = parse_address(envelope_from, "envelope_from").email
         self._send(message)
 
     def send_message(self, *args: Any, **kwargs: Any) -> None:

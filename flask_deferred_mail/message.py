@@ -47,6 +47,8 @@ class Defaults:
     now: float = 0.0
     #: The transport of a message that names none.
     transport: str = "default"
+    #: From ``MAIL_ASCII_ATTACHMENTS``: file names are reduced to ASCII.
+    ascii_attachments: bool = False
 
 
 class _Connection(Protocol):

@@ -99,6 +99,7 @@ class SenderPool(Generic[T]):
         with self._condition:
             items = [item for _, item in self._queue]
             self._queue.clear()
+            self._condition.notify_all()
             return items
 
     def close(self) -> list[T]:

@@ -105,7 +105,7 @@ class Runtime:
         with self._lock:
             if name not in self._transports:
                 spec = self.settings.require_transport(name)
-                self._transports[name] = registry.build(name, spec)
+                self._transports[name] = registry.build(name, spec, timeout=spec.timeout)
             return self._transports[name]
 
     @cached_property

@@ -95,8 +95,10 @@ class Sweep:
         deliverer.on_written_off.append(self._write_off)
 
     def stop(self) -> None:
-        """Claim nothing more, finish what is being sent, give the rest back."""
+        """Claim nothing more, finish what is being sent, give the rest back at once: others may
+        send it while this pass still waits for a slow server."""
         self._stop.set()
+        self._return_unstarted()
 
     def run(self, wait: float = 0.0) -> Counts:
         """One pass; with ``wait``, passes for that many seconds, as mails become due.
@@ -117,9 +119,8 @@ class Sweep:
             self.deliverer.on_written_off.remove(self._write_off)
 
     def _finish(self) -> None:
-        unstarted = [holding for holding, _ in self._pool.close()]
-        for _ in range(self.leases.give_back(unstarted, "the sweep was told to stop")):
-            self._count(Delivered("returned"))
+        self._return_unstarted()
+        self._pool.close()
         # A thread that stands still is a daemon: it ends with the process.
         self._pool.wait(1, None if self._error is None else 5.0)
         if self._error is not None:
@@ -130,6 +131,11 @@ class Sweep:
         if time.monotonic() >= self._shows_up_at:
             self._shows_up_at = time.monotonic() + SHOWS_UP_EVERY
             self.seen()
+
+    def _return_unstarted(self) -> None:
+        unstarted = [holding for holding, _ in self._pool.clear()]
+        for _ in range(self.leases.give_back(unstarted, "the sweep was told to stop")):
+            self._count(Delivered("returned"))
 
     def _one_pass(self) -> None:
         self._show_up()
