@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from ..errors import StoreError
 from ..store.changes import Changes
 from ..store.claims import Claim, Claims
-
 from ..store.reports import Reports
 from .attempt import Delivered, Deliverer
 from .leases import Holding, LeaseKeeper, Phase

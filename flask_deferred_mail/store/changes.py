@@ -96,9 +96,7 @@ class Changes:
     def _change(self, job_id: int, change: Callable[[Any], Change]) -> Job:
         def work(connection: Connection) -> Job:
             row = connection.execute(
-                select(*JOB_COLUMNS, jobs.c.expires_at)
-                .where(jobs.c.id == job_id)
-                .with_for_update()
+                select(*JOB_COLUMNS, jobs.c.expires_at).where(jobs.c.id == job_id).with_for_update()
             ).one_or_none()
             if row is None:
                 raise JobNotFound(f"there is no mail {job_id}")

@@ -202,9 +202,11 @@ _SEIZE_FROM_DEAD = _SEIZE.values(
     deaths=jobs.c.deaths + 1,
     died_generation=jobs.c.generation,
 )
-_ONE = select(*_COLUMNS).where(
-    jobs.c.id == bindparam("job_"), jobs.c.due_at <= now(), jobs.c.format <= FORMAT
-).with_for_update(skip_locked=True)
+_ONE = (
+    select(*_COLUMNS)
+    .where(jobs.c.id == bindparam("job_"), jobs.c.due_at <= now(), jobs.c.format <= FORMAT)
+    .with_for_update(skip_locked=True)
+)
 # The steps from one priority, or one transport, to the next: one look into the index each.
 _TOP_PRIORITY = (
     select(jobs.c.priority)

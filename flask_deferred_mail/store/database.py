@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -70,9 +71,7 @@ class Database:
         """Run ``work`` in a transaction that only reads."""
         return self._run(work, self.backend.reading, patience)
 
-    def _run(
-        self, work: Callable[[Connection], T], transaction: Transaction, patience: float
-    ) -> T:
+    def _run(self, work: Callable[[Connection], T], transaction: Transaction, patience: float) -> T:
         give_up_at = time.monotonic() + patience
         pause = 0.0005
         while True:
@@ -151,6 +150,12 @@ class Database:
     def shown(self) -> str:
         """The database's address without its password."""
         return self.backend.shown
+
+    @property
+    def path(self) -> Path | None:
+        """The database file, if it is one."""
+        name = self.backend.path if isinstance(self.backend, SqliteBackend) else None
+        return Path(name) if name else None
 
     @property
     def forgets_when_closed(self) -> bool:

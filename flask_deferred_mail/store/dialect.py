@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Double, Table, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import GenericFunction
+from sqlalchemy.sql.functions import FunctionElement
 
 #: Names of SQLAlchemy's dialects for the servers that speak MySQL's language.
 MYSQLS = ("mysql", "mariadb")
@@ -21,7 +21,7 @@ MYSQLS = ("mysql", "mariadb")
 SQLITE_CLOCK = "deferred_mail_now"
 
 
-class now(GenericFunction[float]):  # noqa: N801 - reads like the SQL function that it is
+class now(FunctionElement[float]):
     """The database's clock, in seconds since the epoch.
 
     It moves on inside a transaction, as ``now()`` of PostgreSQL and MariaDB does not. A SQLite
@@ -29,6 +29,7 @@ class now(GenericFunction[float]):  # noqa: N801 - reads like the SQL function t
     is the database's.
     """
 
+    name = "deferred_mail_now"
     type = Double()
     inherit_cache = True
 

@@ -38,13 +38,16 @@ class ServerBackend(Backend):
 
     def open(self) -> Engine:
         engine = self.bare_engine()
-        with self.reading(engine) as connection:
-            missing = self.schema_version(connection) is None
-        if missing:
+        try:
+            with self.reading(engine) as connection:
+                missing = self.schema_version(connection) is None
+            if missing:
+                raise SchemaError(
+                    f"{self.shown}: the tables are not there; run `flask mail init-db` once"
+                )
+        except BaseException:
             engine.dispose()
-            raise SchemaError(
-                f"{self.shown}: the tables are not there; run `flask mail init-db` once"
-            )
+            raise
         return engine
 
     def bare_engine(self) -> Engine:

@@ -95,9 +95,7 @@ class SqliteBackend(Backend):
         if mode not in ("wal", "memory"):
             # A network file system, perhaps. A rollback journal with FULL is as durable, only
             # slower.
-            log.warning(
-                "%s: no write-ahead log to be had here (journal mode %s)", self.shown, mode
-            )
+            log.warning("%s: no write-ahead log to be had here (journal mode %s)", self.shown, mode)
         level = connection.exec_driver_sql("PRAGMA synchronous").scalar()
         if level != 2:
             raise StoreError(

@@ -10,13 +10,14 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Double, bindparam, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from ..job import ENDED, Job, JobRecipient, JobStatus, moment
 from ..letter import Submission
 from ..outcome import ServerNote
 from . import payload
 from .claims import Claim, Lease
-from .dialect import insert_or_ignore, now, upsert
+from .dialect import MYSQLS, insert_or_ignore, now, upsert
 from .rows import fresh_recipients, recipients_json
 from .schema import attempts, blobs, job_blobs, jobs
 from .schema import recipients as recipient_index
@@ -100,17 +101,21 @@ def insert_row(connection: Connection, row: dict[str, Any]) -> int | None:
     return int(key[0])
 
 
-_BY_KEY = select(jobs.c.id, jobs.c.message_id).where(
-    jobs.c.tenant == bindparam("tenant_"), jobs.c.key == bindparam("key_")
-)
+#: MySQL's ER_DUP_ENTRY.
+_DUPLICATE_ENTRY = 1062
 
 
 def _insert_row_with_key(connection: Connection, row: dict[str, Any]) -> int | None:
-    connection.execute(_insert_with_key(connection.dialect.name), row)
-    # Databases count the rows of a giving-way INSERT in ways of their own; the row itself does not
-    # lie about whose it is.
-    found = connection.execute(_BY_KEY, {"tenant_": row["tenant"], "key_": row["key"]}).one()
-    return int(found.id) if found.message_id == row["message_id"] else None
+    try:
+        result = connection.execute(_insert_with_key(connection.dialect.name), row)
+    except IntegrityError as error:
+        # MySQL: the statement is undone, the transaction around it goes on. (Its own giving-way
+        # INSERT does not tell whether it gave way.)
+        if next(iter(getattr(error.orig, "args", ())), None) != _DUPLICATE_ENTRY:
+            raise
+        return None
+    key = result.inserted_primary_key if result.rowcount else None
+    return int(key[0]) if key is not None else None
 
 
 def insert_blobs(connection: Connection, job_id: int, pieces: dict[str, bytes]) -> None:
@@ -189,6 +194,8 @@ INSERT_JOB = insert(jobs).values(_TIMES)
 
 @cache
 def _insert_with_key(dialect: str) -> Any:
+    if dialect in MYSQLS:
+        return INSERT_JOB
     return insert_or_ignore(jobs, dialect).values(_TIMES)
 
 

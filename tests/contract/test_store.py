@@ -1,4 +1,4 @@
-"""What every database must do for us. SQLite is the only one so far; others join the list."""
+"""What every database must do for us: one suite, passed by all of them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from flask_deferred_mail.store.jobs import JobStore
 from flask_deferred_mail.store.reports import Reports
 from flask_deferred_mail.store.statements import AttemptNote, Verdict
 from flask_deferred_mail.store.transport_state import TransportStates
+from tests.support.databases import DATABASES, fresh_database
 from tests.support.transport_calls import a_letter
-
-DATABASES = ["sqlite"]
 
 
 class Store:
@@ -48,13 +47,15 @@ class Store:
 
 
 @pytest.fixture(params=DATABASES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/mail.sqlite3"
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with fresh_database(request.param, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture
 def store(url: str) -> Iterator[Store]:
     made = Store(url)
+    made.database.create()
     yield made
     made.database.close()
 
@@ -62,6 +63,10 @@ def store(url: str) -> Iterator[Store]:
 def _sent(claim: object) -> Verdict:
     note = AttemptNote(time.time(), 0.1, "sent", "")
     return Verdict(JobStatus.SENT, claim.recipients, note, None)  # type: ignore[attr-defined]
+
+
+def mariadb(store: Store) -> bool:
+    return store.database.engine.dialect.name in ("mysql", "mariadb")
 
 
 def _counting(store: Store) -> list[str]:
@@ -89,7 +94,8 @@ def test_an_outcome_is_one_transaction(store: Store) -> None:
     claim = store.claims.take("default", 1)[0]
     statements = _counting(store)
     assert store.jobs.record(claim, _sent(claim))
-    assert statements == ["BEGIN", "UPDATE", "INSERT", "INSERT", "COMMIT"]
+    # SQLite's BEGIN and COMMIT are statements of ours, the servers' are their drivers'.
+    assert [s for s in statements if s not in ("BEGIN", "COMMIT")] == ["UPDATE", "INSERT", "INSERT"]
 
 
 def test_what_is_recorded_is_read_back(store: Store) -> None:
@@ -227,7 +233,8 @@ def test_renewal_is_one_statement_for_all(store: Store) -> None:
     store.jobs.record(claims[0], _sent(claims[0]))
     statements = _counting(store)
     assert store.jobs.renew([(c.job_id, c.token) for c in claims], 60) == {2, 3}
-    assert statements == ["UPDATE"]
+    # MariaDB cannot tell which rows an UPDATE changed.
+    assert statements == (["UPDATE", "SELECT"] if mariadb(store) else ["UPDATE"])
 
 
 def test_an_outcome_without_the_token_is_not_written(store: Store) -> None:
