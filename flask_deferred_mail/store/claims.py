@@ -228,18 +228,21 @@ _DUE = (
     select(*_COLUMNS)
     .where(
         jobs.c.transport == bindparam("transport_"),
-        jobs.c.priority == bindparam("priority_"),
         jobs.c.due_at <= bindparam("before_", type_=Double()),
         jobs.c.format <= FORMAT,
     )
-    .order_by(jobs.c.due_at)
     .limit(bindparam("limit_"))
     # What another process is claiming at this moment is its own. (SQLite has one writer anyway.)
     .with_for_update(skip_locked=True)
 )
-# A row in hand whose lease ran out is a suspect from now on.
-_DUE_SUSPECTS = _DUE.where((jobs.c.deaths > 0) | _WAS_SENDING)
-_DUE_OTHERS = _DUE.where(jobs.c.deaths == 0, ~_WAS_SENDING)
+_DUE_OTHERS = _DUE.where(
+    jobs.c.priority == bindparam("priority_"), jobs.c.deaths == 0, ~_WAS_SENDING
+).order_by(jobs.c.due_at)
+# A row in hand whose lease ran out is a suspect from now on. Those that killed once more than the
+# others come last: who was merely in hand beside a poisoned mail does not wait for its end.
+_DUE_SUSPECTS = _DUE.where((jobs.c.deaths > 0) | _WAS_SENDING).order_by(
+    jobs.c.deaths, jobs.c.priority.desc(), jobs.c.due_at
+)
 _ANY_DUE = (
     select(jobs.c.id)
     .where(
@@ -265,16 +268,14 @@ def _priorities(connection: Connection, transport: str) -> Iterator[int]:
 def _find(
     connection: Connection, transport: str, limit: int, due_before: float | None, suspects: bool
 ) -> list[Any]:
-    found: list[Any] = []
     before = read_now(connection) if due_before is None else due_before
+    values = {"transport_": transport, "before_": before, "limit_": limit}
+    if suspects:
+        return list(connection.execute(_DUE_SUSPECTS, values))
+    found: list[Any] = []
     for priority in _priorities(connection, transport):
-        values = {
-            "transport_": transport,
-            "priority_": priority,
-            "before_": before,
-            "limit_": limit - len(found),
-        }
-        found.extend(connection.execute(_DUE_SUSPECTS if suspects else _DUE_OTHERS, values))
+        rest = {"priority_": priority, "limit_": limit - len(found)}
+        found.extend(connection.execute(_DUE_OTHERS, values | rest))
         if len(found) >= limit:
             break
     return found

@@ -16,6 +16,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 
 from flask_deferred_mail import Attachment, DeferredMail
+from flask_deferred_mail.wsgi import AfterResponse
 
 from . import poison
 
@@ -39,7 +40,7 @@ def create_app() -> Flask:
         app.add_url_rule(f"/{view.__name__}", view_func=view)
     if os.environ.get(AT_START):
         with app.app_context():
-            mail.send_now(**_fields("at-start"))
+            mail.send_now(**fields_of("at-start"))
     return app
 
 
@@ -64,14 +65,14 @@ class _Swallow:
         return list(result)
 
 
-def _fields(subject: str) -> dict[str, Any]:
+def fields_of(subject: str) -> dict[str, Any]:
     return {"subject": subject, "recipients": ["ann@example.com"], "body": "Hi\n"}
 
 
 def _record(**fields: Any) -> int:
     if "unknown" in request.args:
         fields["on_unknown"] = request.args["unknown"]
-    return mail.send_after_response(**_fields(request.args["id"]), **fields).id
+    return mail.send_after_response(**fields_of(request.args["id"]), **fields).id
 
 
 def ping() -> str:
@@ -85,7 +86,7 @@ def send() -> Response:
 def many() -> Response:
     """Two mails in one transaction: their rows are not leased at once."""
     names = [f"{request.args['id']}-{number}" for number in (1, 2)]
-    return jsonify(ids=[job.id for job in mail.send_many([_fields(name) for name in names])])
+    return jsonify(ids=[job.id for job in mail.send_many([fields_of(name) for name in names])])
 
 
 def attach() -> Response:
@@ -121,7 +122,7 @@ def slow() -> str:
 
 def thread() -> str:
     """Records in a thread of its own, which knows of no request."""
-    fields = _fields(request.args["id"])
+    fields = fields_of(request.args["id"])
 
     def work() -> None:
         with mail.for_app(app).app.app_context():
@@ -139,3 +140,10 @@ def thread() -> str:
 def quiet() -> tuple[str, int]:
     _record()
     return "", 204
+
+
+def create_app_wrapped_twice() -> Flask:
+    """The same below another hook, as where a site wraps all its applications."""
+    app = create_app()
+    app.wsgi_app = AfterResponse(app.wsgi_app)  # type: ignore[method-assign]  # as above
+    return app
