@@ -39,13 +39,15 @@ from .store.inspection import Inspection
 def init_db(mail: AppMail) -> None:
     """Make the tables where they are missing. Does no harm when they are there.
 
-    SQLite's are made at first use anyhow; this shows at deployment whether that works.
+    PostgreSQL, MariaDB and MySQL need this once. SQLite's tables are made at first use anyhow; this
+    shows at deployment whether that works.
 
     \b
     Example:
       flask --app myapp mail init-db
     """
     database = mail.runtime.database
+    database.create()
     version = Inspection(database).condition().schema_version
     say(f"tables of version {version} are in {clean(database.shown)}")
 

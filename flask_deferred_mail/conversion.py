@@ -139,20 +139,29 @@ def table(value: Any) -> Mapping[str, Any]:
     raise Unfit("a dict, or a JSON object as text")
 
 
+#: Backend -> the driver that we are tested with, for URLs that name none.
+_DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
+
+
 def database_uri(value: Any) -> str:
-    """The URL of an SQLite database; those of later releases are refused by name."""
+    """The URL of a database; one that names no driver gets the one that we are tested with."""
     uri = text(value).strip()
     scheme, separator, rest = uri.partition("://")
     backend, _, driver = scheme.lower().partition("+")
-    if separator and backend in ("postgresql", "postgres", "mysql", "mariadb"):
-        raise Unfit("an SQLite URL (PostgreSQL, MySQL and MariaDB come with the next release)")
+    # Heroku and others still hand out the name that SQLAlchemy has dropped.
+    backend = "postgresql" if backend == "postgres" else backend
+    if separator and backend in _DRIVERS:
+        return f"{backend}+{driver or _DRIVERS[backend]}://{rest}"
     if (
         not separator
         or backend != "sqlite"
         or driver not in ("", "pysqlite")
         or not (rest == "" or rest.startswith("/"))
     ):
-        raise Unfit("an SQLite URL such as 'sqlite:////var/lib/myapp/mail.sqlite3'")
+        raise Unfit(
+            "a database URL such as 'sqlite:////var/lib/myapp/mail.sqlite3' or "
+            "'postgresql://user:password@host/name'"
+        )
     return uri
 
 
@@ -163,6 +172,8 @@ def located(uri: str, folder: str) -> str:
     own file, and the mail that one recorded would never be sent by another.
     """
     scheme, _, rest = uri.partition("://")
+    if not scheme.startswith("sqlite"):
+        return uri
     path, mark, query = rest.removeprefix("/").partition("?")
     if in_memory(uri) or path.startswith("file:") or os.path.isabs(path):
         return uri
@@ -171,6 +182,8 @@ def located(uri: str, folder: str) -> str:
 
 def in_memory(uri: str) -> bool:
     """Whether an SQLite URL names no file, so that the mail ends with the process."""
+    if not uri.startswith("sqlite"):
+        return False
     path, _, query = uri.partition("://")[2].removeprefix("/").partition("?")
     return path in ("", ":memory:", "file::memory:") or "mode=memory" in query
 

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, select, update
 
 from .. import crashpoints
-from ..errors import JobNotFound, StoreError
+from ..errors import CommitUnknown, JobNotFound, StoreError
 from ..job import Job, JobRecipient, JobStatus, RecipientStatus
 from ..letter import Letter, Submission
 from . import payload, statements
@@ -244,7 +244,20 @@ class JobStore:
             crashpoints.reached("in-outcome")
             return changed
 
-        return self.database.write(work, patience=OUTCOME_PATIENCE)
+        try:
+            return self.database.write(work, patience=OUTCOME_PATIENCE)
+        except CommitUnknown:
+            # The row itself says whether it happened: committing takes the token away.
+            if self._still_ours(claim):
+                return self.database.write(work, patience=OUTCOME_PATIENCE)
+            log.warning("mail %d: its outcome was committed, the answer was lost", claim.job_id)
+            return True
+
+    def _still_ours(self, claim: Claim) -> bool:
+        query = select(jobs.c.id).where(
+            jobs.c.id == claim.job_id, jobs.c.lease_token == claim.token
+        )
+        return self.database.read(lambda c: c.scalar(query), patience=OUTCOME_PATIENCE) is not None
 
     def reopen(self, job_ids: Sequence[int]) -> int:
         """Put failed mails back in the queue: what failed them was not their fault.
