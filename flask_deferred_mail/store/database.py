@@ -31,6 +31,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from ..cleaning import clean
 from ..errors import SchemaError, StoreBusy, StoreError
 from . import schema
+from .prepared import run_sql
 
 log = logging.getLogger("flask_deferred_mail.store")
 
@@ -54,6 +55,10 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url: URL = make_url(url)
+        self.in_memory = _is_in_memory(self.url)
+        #: The database file, if there is one.
+        self.path: Path | None = _file_of(self.url)
+        self._file = str(self.path)
         self._engine: Engine | None = None
         self._pid = 0
         self._inode: int | None = None
@@ -105,10 +110,10 @@ class Database:
         with self._serialised(), self.engine.connect() as connection:
             if begin is None:
                 return work(connection)
-            connection.exec_driver_sql(begin)
+            run_sql(connection, begin)
             try:
                 result = work(connection)
-                connection.exec_driver_sql("COMMIT")
+                run_sql(connection, "COMMIT")
             except BaseException:
                 _roll_back(connection)
                 raise
@@ -166,7 +171,7 @@ class Database:
         if self.path is None:
             return False
         try:
-            if self.path.stat().st_ino == self._inode:
+            if os.stat(self._file).st_ino == self._inode:
                 return False
         except OSError:
             pass
@@ -188,22 +193,6 @@ class Database:
     # -- words ------------------------------------------------------------------------------
 
     @property
-    def path(self) -> Path | None:
-        """The database file, if there is one."""
-        name = self.url.database
-        if self.url.get_backend_name() != "sqlite" or self.in_memory or not name:
-            return None
-        return Path(name)
-
-    @property
-    def in_memory(self) -> bool:
-        return self.url.get_backend_name() == "sqlite" and self.url.database in (
-            None,
-            "",
-            ":memory:",
-        )
-
-    @property
     def shown(self) -> str:
         """The database's address without its password."""
         return self.url.render_as_string(hide_password=True)
@@ -217,8 +206,18 @@ class Database:
         return StoreError(f"{self.shown}: {reason}")
 
 
+def _is_in_memory(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+def _file_of(url: URL) -> Path | None:
+    if url.get_backend_name() != "sqlite" or _is_in_memory(url) or not url.database:
+        return None
+    return Path(url.database)
+
+
 def _make_engine(url: URL) -> Engine:
-    in_memory = url.database in (None, "", ":memory:")
+    in_memory = _is_in_memory(url)
     engine = create_engine(
         url,
         poolclass=StaticPool if in_memory else QueuePool,

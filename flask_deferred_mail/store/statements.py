@@ -15,6 +15,7 @@ from ..outcome import ServerNote
 from . import payload
 from .claims import Claim, Lease
 from .dialect import NOW, clock, insert_or_ignore, now_seconds, upsert
+from .prepared import Prepared
 from .rows import fresh_recipients, recipients_json
 from .schema import attempts, blobs, job_blobs, jobs
 from .schema import recipients as recipient_index
@@ -92,12 +93,8 @@ def leased(row: dict[str, Any], lease: Lease, token: str) -> dict[str, Any]:
 def insert_row(connection: Connection, row: dict[str, Any]) -> int | None:
     """The new row's number; ``None`` when its key is taken."""
     statement = INSERT_JOB if row["key"] is None else INSERT_JOB_WITH_KEY
-    result = connection.execute(statement, row)
-    if not result.rowcount:
-        return None
-    key = result.inserted_primary_key
-    assert key is not None
-    return int(key[0])
+    cursor = statement.run(connection, row)
+    return int(cursor.lastrowid) if cursor.rowcount else None
 
 
 def insert_blobs(connection: Connection, job_id: int, pieces: dict[str, bytes]) -> None:
@@ -144,8 +141,8 @@ _FENCED = update(jobs).where(
     jobs.c.id == bindparam("job_"), jobs.c.lease_token == bindparam("token_")
 )
 #: Values: ``recipients`` or ``handing_over``.
-FENCED_CHANGE = _FENCED
-GIVE_BACK = _FENCED.values(status=JobStatus.PENDING.value, due_at=NOW, **_FREE)
+FENCED_CHANGE = Prepared(_FENCED)
+GIVE_BACK = Prepared(_FENCED.values(status=JobStatus.PENDING.value, due_at=NOW, **_FREE))
 RENEW = (
     update(jobs)
     .where(
@@ -155,10 +152,10 @@ RENEW = (
     .values(due_at=NOW + bindparam("seconds_", type_=Float()))
     .returning(jobs.c.id, jobs.c.lease_token)
 )
-LOG_ATTEMPT = insert(attempts)
-INDEX_RECIPIENTS = upsert(recipient_index, "status", "provider_message_id")
-INSERT_JOB = insert(jobs)
-INSERT_JOB_WITH_KEY = insert_or_ignore(jobs)
+LOG_ATTEMPT = Prepared(insert(attempts))
+INDEX_RECIPIENTS = Prepared(upsert(recipient_index, "status", "provider_message_id"))
+INSERT_JOB = Prepared(insert(jobs))
+INSERT_JOB_WITH_KEY = Prepared(insert_or_ignore(jobs))
 INSERT_BLOB = insert_or_ignore(blobs)
 INSERT_JOB_BLOB = insert_or_ignore(job_blobs)
 
@@ -174,17 +171,19 @@ def give_back(claim: Claim) -> dict[str, Any]:
 
 
 @cache
-def _outcome(status: JobStatus) -> Any:
+def _outcome(status: JobStatus) -> Prepared:
     if status is JobStatus.PENDING:
         times: dict[str, Any] = {"due_at": NOW + bindparam("delay_", type_=Float())}
     else:
         times = {"due_at": None, "ended_at": NOW if status in ENDED else None}
     if status in (JobStatus.SENT, JobStatus.PARTIAL):
         times["sent_at"] = NOW
-    return _FENCED.values(status=status.value, deaths=0, handing_over=False, **times, **_FREE)
+    return Prepared(
+        _FENCED.values(status=status.value, deaths=0, handing_over=False, **times, **_FREE)
+    )
 
 
-def outcome_of(claim: Claim, verdict: Verdict) -> tuple[Any, dict[str, Any]]:
+def outcome_of(claim: Claim, verdict: Verdict) -> tuple[Prepared, dict[str, Any]]:
     """The statement that writes an outcome into its row, and its values."""
     values = fence(claim) | {
         "attempts": claim.number - verdict.refund,
@@ -222,8 +221,8 @@ def log_line(claim: Claim, note: AttemptNote) -> dict[str, Any]:
 def index_recipients(
     connection: Connection, job_id: int, recipients: tuple[JobRecipient, ...]
 ) -> None:
-    connection.execute(
-        INDEX_RECIPIENTS,
+    INDEX_RECIPIENTS.run_each(
+        connection,
         [
             {
                 "job_id": job_id,
