@@ -208,9 +208,10 @@ class JobStore:
 
     def _change(self, claim: Claim, patience: float, **values: Any) -> bool:
         values |= statements.fence(claim)
-        return self.database.write_one(
-            lambda c: c.execute(statements.FENCED_CHANGE, values).rowcount == 1, patience=patience
+        cursor = self.database.write_one(
+            lambda c: statements.FENCED_CHANGE.run(c, values), patience=patience
         )
+        return bool(cursor.rowcount == 1)
 
     def give_back(self, claims: Iterable[Claim], patience: float = PATIENCE) -> int:
         """Return mails that were not tried, their attempts refunded. Returns how many were ours."""
@@ -218,7 +219,7 @@ class JobStore:
 
         def work(connection: Connection) -> int:
             return sum(
-                connection.execute(statements.GIVE_BACK, statements.give_back(claim)).rowcount
+                statements.GIVE_BACK.run(connection, statements.give_back(claim)).rowcount
                 for claim in held
             )
 
@@ -233,13 +234,13 @@ class JobStore:
         :data:`OUTCOME_PATIENCE` seconds.
         """
 
-        outcome = statements.outcome_of(claim, verdict)
+        statement, values = statements.outcome_of(claim, verdict)
         line = statements.log_line(claim, verdict.note)
 
         def work(connection: Connection) -> bool:
-            changed = connection.execute(*outcome).rowcount == 1
+            changed = bool(statement.run(connection, values).rowcount == 1)
             if changed:
-                connection.execute(statements.LOG_ATTEMPT, line)
+                statements.LOG_ATTEMPT.run(connection, line)
                 statements.index_recipients(connection, claim.job_id, verdict.recipients)
             crashpoints.reached("in-outcome")
             return changed

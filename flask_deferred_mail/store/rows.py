@@ -9,6 +9,9 @@ from ..job import Job, JobRecipient, JobStatus, RecipientStatus, moment
 from ..letter import Recipient
 from .schema import jobs
 
+# Made once: json.dumps would make one per call.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 #: What a :class:`~flask_deferred_mail.job.Job` is made from; never the payload.
 JOB_COLUMNS = (
     jobs.c.id,
@@ -67,7 +70,7 @@ def fresh_recipients(recipients: tuple[Recipient, ...]) -> tuple[JobRecipient, .
 
 def recipients_json(recipients: tuple[JobRecipient, ...]) -> str:
     """Recipients as stored: short keys, and nothing that says nothing."""
-    return json.dumps([_recipient_entry(r) for r in recipients], ensure_ascii=False)
+    return _encode([_recipient_entry(r) for r in recipients])
 
 
 def _recipient_entry(recipient: JobRecipient) -> dict[str, Any]:

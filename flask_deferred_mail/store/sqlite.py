@@ -26,6 +26,7 @@ from ..cleaning import clean
 from ..errors import SchemaError, StoreError
 from .backend import Backend, Trouble
 from .dialect import SQLITE_CLOCK
+from .prepared import run_sql
 
 log = logging.getLogger("flask_deferred_mail.store")
 
@@ -119,10 +120,10 @@ class SqliteBackend(Backend):
     @contextmanager
     def _transaction(self, engine: Engine, begin: str) -> Iterator[Connection]:
         with self._turn, engine.connect() as connection:
-            connection.exec_driver_sql(begin)
+            run_sql(connection, begin)
             try:
                 yield connection
-                connection.exec_driver_sql("COMMIT")
+                run_sql(connection, "COMMIT")
             except BaseException:
                 _roll_back(connection)
                 raise

@@ -18,6 +18,7 @@ from ..outcome import ServerNote
 from . import payload
 from .claims import Claim, Lease
 from .dialect import MYSQLS, insert_or_ignore, now, upsert
+from .prepared import Prepared
 from .rows import fresh_recipients, recipients_json
 from .schema import attempts, blobs, job_blobs, jobs
 from .schema import recipients as recipient_index
@@ -94,28 +95,24 @@ def leased(lease: Lease, token: str) -> dict[str, Any]:
 
 def insert_row(connection: Connection, row: dict[str, Any]) -> int | None:
     """The new row's number; ``None`` when its key is taken."""
-    if row["key"] is not None:
-        return _insert_row_with_key(connection, row)
-    key = connection.execute(INSERT_JOB, row).inserted_primary_key
-    assert key is not None
-    return int(key[0])
+    dialect = connection.dialect.name
+    statement = INSERT_JOB if row["key"] is None else _insert_with_key(dialect)
+    try:
+        result = statement.run(connection, row)
+    except IntegrityError as error:
+        # MySQL: the statement is undone, the transaction around it goes on. (Its own giving-way
+        # INSERT does not tell whether it gave way.)
+        if row["key"] is None or error.orig is None or error.orig.args[:1] != (_DUPLICATE_ENTRY,):
+            raise
+        return None
+    if dialect == "sqlite":
+        return int(result.lastrowid) if result.rowcount else None
+    inserted = result.inserted_primary_key
+    return int(inserted[0]) if inserted is not None else None
 
 
 #: MySQL's ER_DUP_ENTRY.
 _DUPLICATE_ENTRY = 1062
-
-
-def _insert_row_with_key(connection: Connection, row: dict[str, Any]) -> int | None:
-    try:
-        result = connection.execute(_insert_with_key(connection.dialect.name), row)
-    except IntegrityError as error:
-        # MySQL: the statement is undone, the transaction around it goes on. (Its own giving-way
-        # INSERT does not tell whether it gave way.)
-        if next(iter(getattr(error.orig, "args", ())), None) != _DUPLICATE_ENTRY:
-            raise
-        return None
-    key = result.inserted_primary_key if result.rowcount else None
-    return int(key[0]) if key is not None else None
 
 
 def insert_blobs(connection: Connection, job_id: int, pieces: dict[str, bytes]) -> None:
@@ -164,8 +161,8 @@ _FENCED = update(jobs).where(
     jobs.c.id == bindparam("job_"), jobs.c.lease_token == bindparam("token_")
 )
 #: Values: ``recipients`` or ``handing_over``.
-FENCED_CHANGE = _FENCED
-GIVE_BACK = _FENCED.values(status=JobStatus.PENDING.value, due_at=now(), **_FREE)
+FENCED_CHANGE = Prepared(_FENCED)
+GIVE_BACK = Prepared(_FENCED.values(status=JobStatus.PENDING.value, due_at=now(), **_FREE))
 RENEW = (
     update(jobs)
     .where(
@@ -180,7 +177,7 @@ OWNED = select(jobs.c.id, jobs.c.lease_token).where(
     jobs.c.lease_token.in_(bindparam("tokens_", expanding=True)),
 )
 RENEW_AND_TELL = RENEW.returning(jobs.c.id, jobs.c.lease_token)
-LOG_ATTEMPT = insert(attempts)
+LOG_ATTEMPT = Prepared(insert(attempts))
 #: Values: those of :func:`new_row`. The database's clock says when the mail is due, unless the
 #: mail does.
 _TIMES = {
@@ -189,14 +186,19 @@ _TIMES = {
     "due_at": func.coalesce(bindparam("send_at_", type_=Double()), now())
     + bindparam("lease_", type_=Double()),
 }
-INSERT_JOB = insert(jobs).values(_TIMES)
+INSERT_JOB = Prepared(insert(jobs).values(_TIMES))
 
 
 @cache
-def _insert_with_key(dialect: str) -> Any:
+def _insert_with_key(dialect: str) -> Prepared:
     if dialect in MYSQLS:
         return INSERT_JOB
-    return insert_or_ignore(jobs, dialect).values(_TIMES)
+    return Prepared(insert_or_ignore(jobs, dialect).values(_TIMES))
+
+
+@cache
+def _index_recipients(dialect: str) -> Prepared:
+    return Prepared(upsert(recipient_index, dialect, "status", "provider_message_id"))
 
 
 def fence(claim: Claim) -> dict[str, Any]:
@@ -210,17 +212,19 @@ def give_back(claim: Claim) -> dict[str, Any]:
 
 
 @cache
-def _outcome(status: JobStatus) -> Any:
+def _outcome(status: JobStatus) -> Prepared:
     if status is JobStatus.PENDING:
         times: dict[str, Any] = {"due_at": now() + bindparam("delay_", type_=Double())}
     else:
         times = {"due_at": None, "ended_at": now() if status in ENDED else None}
     if status in (JobStatus.SENT, JobStatus.PARTIAL):
         times["sent_at"] = now()
-    return _FENCED.values(status=status.value, deaths=0, handing_over=False, **times, **_FREE)
+    return Prepared(
+        _FENCED.values(status=status.value, deaths=0, handing_over=False, **times, **_FREE)
+    )
 
 
-def outcome_of(claim: Claim, verdict: Verdict) -> tuple[Any, dict[str, Any]]:
+def outcome_of(claim: Claim, verdict: Verdict) -> tuple[Prepared, dict[str, Any]]:
     """The statement that writes an outcome into its row, and its values."""
     values = fence(claim) | {
         "attempts": claim.number - verdict.refund,
@@ -256,8 +260,8 @@ def log_line(claim: Claim, note: AttemptNote) -> dict[str, Any]:
 def index_recipients(
     connection: Connection, job_id: int, recipients: tuple[JobRecipient, ...]
 ) -> None:
-    connection.execute(
-        upsert(recipient_index, connection.dialect.name, "status", "provider_message_id"),
+    _index_recipients(connection.dialect.name).run_each(
+        connection,
         [
             {
                 "job_id": job_id,

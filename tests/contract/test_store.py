@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event, text
@@ -70,13 +71,20 @@ def mariadb(store: Store) -> bool:
 
 
 def _counting(store: Store) -> list[str]:
-    """Every statement that reaches the driver from now on."""
+    """The first word of every statement that the database itself runs from now on."""
     statements: list[str] = []
+    engine = store.database.engine
+
+    def trace(connection: Any, *_rest: object) -> None:
+        connection.set_trace_callback(lambda statement: statements.append(statement.split()[0]))
 
     def note(_conn: object, _cursor: object, statement: str, *_rest: object) -> None:
         statements.append(statement.split()[0])
 
-    event.listen(store.database.engine, "before_cursor_execute", note)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "checkout", trace)
+    else:
+        event.listen(engine, "before_cursor_execute", note)
     return statements
 
 

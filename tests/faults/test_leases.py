@@ -1,0 +1,268 @@
+"""Leases under strain: slow servers, databases that cannot be written, processes that stood still
+(fault table, B1 and B2)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_deferred_mail.delivery.sweep import Counts
+from tests.support.fault_site import FaultSite, answered
+from tests.support.mail_app import MailApp
+from tests.support.smtp_server import SmtpServer
+from tests.support.waiting import wait_until
+
+Make = Callable[..., MailApp]
+MakeSite = Callable[..., FaultSite]
+
+
+class Background:
+    """A sweep of this process that a test goes on beside."""
+
+    def __init__(self, app: MailApp, **how: Any) -> None:
+        self.counts = Counts()
+        self.error: BaseException | None = None
+        self._app, self._how = app, how
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.counts = self._app.sweep(**self._how)
+        except BaseException as error:
+            self.error = error
+
+    def end(self, timeout: float = 60.0) -> Counts:
+        """Wait for its end."""
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), "the sweep goes on and on"
+        if self.error is not None:
+            raise self.error
+        return self.counts
+
+
+class Held:
+    """An answer of the mail server that waits for the test; the first one only."""
+
+    def __init__(self) -> None:
+        self._asked, self._gate = threading.Event(), threading.Event()
+
+    def __call__(self, _turn: object) -> None:
+        if not self._asked.is_set():
+            self._asked.set()
+            assert self._gate.wait(60)
+
+    def wait(self) -> None:
+        """Wait until the answer is due."""
+        assert self._asked.wait(20)
+
+    def release(self) -> None:
+        """Let it go: the usual answer."""
+        self._gate.set()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Another connection holds the write lock."""
+    path = folder / "deferred_mail.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=20)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def lease_end(app: MailApp) -> float:
+    """When the first of the leases ends, as the row says."""
+    rows = app.sql("SELECT min(due_at) FROM deferred_mail_job WHERE status = 'sending'")
+    return float(rows[0][0] or 0)
+
+
+# -- B1 -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["banner", "rcpt", "dot"])
+def test_b1_a_slow_server_outlasts_the_lease_and_nobody_takes_over(
+    make_site: MakeSite, stage: str
+) -> None:
+    """Held for several leases at any stage: renewed, sent once, while another process sweeps."""
+    site = make_site(DEFERRED_MAIL_LEASE=1)
+    job = site.rows.send()
+    site.smtp.hold(stage)
+    sweep = Background(site.rows)
+    site.smtp.wait_held(stage)
+    other = site.sweep("--wait", "4")
+    first = lease_end(site.rows)
+    wait_until(lambda: lease_end(site.rows) > first + 3, 20, "the lease was not renewed")
+    assert other.counts()["claimed"] == 0
+    site.smtp.release(stage)
+    assert sweep.end().sent == 1
+    assert len(site.smtp.messages) == 1
+    assert site.rows.outcomes(job) == ["sent"]
+    assert site.rows.job(job).attempts == 1
+
+
+def test_b1_a_hundred_mails_claimed_at_once_are_renewed_while_they_wait(
+    make_site: MakeSite,
+) -> None:
+    """One connection, a mail every 50 ms, leases of a second: all are sent once, by the first."""
+    site = make_site(DEFERRED_MAIL_LEASE=1)
+    for _ in range(100):
+        site.rows.send()
+    claims = site.rows.runtime.claims.take("default", 100)
+    holdings = [site.rows.runtime.leases.hold(claim) for claim in claims]
+    other = site.sweep("--wait", "4")
+    wait_until(lambda: site.rows.runtime.reports.last_seen("sweep"), 30, "no other sweep")
+    began = time.monotonic()
+    for number, holding in enumerate(holdings):
+        wait_until(lambda n=number: time.monotonic() - began > n * 0.05)
+        assert site.rows.runtime.deliverer.deliver(holding).result == "sent"
+    assert time.monotonic() - began > 4, "it took no longer than a few leases"
+    assert other.counts()["claimed"] == 0
+    assert len(site.smtp.messages) == 100
+    assert {message.connection for message in site.smtp.messages} == {1}
+    assert site.statuses() == {"sent": 100}
+
+
+def test_b1_what_cannot_be_renewed_is_not_handed_over(make_app: Make, smtp: SmtpServer) -> None:
+    """The database is locked for longer than the lease, before the dot: the mail is dropped
+    without one, the attempt is not held against it, and somebody else sends it."""
+    app = make_app(smtp.url(), DEFERRED_MAIL_LEASE=1)
+    job = app.send()
+    smtp.hold("data")
+    reasons: list[str] = []
+    sweep = Background(app, on_result=lambda delivered: reasons.append(delivered.detail))
+    smtp.wait_held("data")
+    with locked(app.folder):
+        ends = lease_end(app)
+        wait_until(lambda: time.time() > ends, 20)
+        smtp.release("data")
+        # The line is cut where the dot would have come.
+        wait_until(lambda: not smtp.open_connections, 20, "the mail was not dropped")
+        assert not smtp.messages
+    assert sweep.end().returned == 1
+    assert reasons == ["the lease could not be renewed in time"]
+    assert not smtp.messages
+    assert app.sweep().sent == 1
+    assert len(smtp.messages) == 1
+    assert (app.job(job).status, app.job(job).attempts) == ("sent", 1)
+
+
+def test_b1_an_outcome_that_comes_late_is_written_late(
+    make_app: Make, smtp: SmtpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Locked for longer than the lease *after* the dot, and nobody took over: sent, once."""
+    app = make_app(smtp.url(), DEFERRED_MAIL_LEASE=1)
+    job = app.send()
+    smtp.hold("dot")
+    sweep = Background(app)
+    smtp.wait_held("dot")
+    with locked(app.folder):
+        smtp.release("dot")
+        smtp.wait_for(1)
+        ends = lease_end(app)
+        wait_until(lambda: time.time() > ends, 20)
+    assert sweep.end().sent == 1
+    assert app.outcomes(job) == ["sent"]
+    assert (app.job(job).status, app.job(job).attempts) == ("sent", 1)
+    assert len(smtp.messages) == 1
+    assert "lease lost" not in caplog.text
+
+
+def test_b1_a_late_outcome_does_not_overwrite_that_of_another(
+    make_app: Make, smtp: SmtpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the dot the heartbeat stands still, another process takes over and sends: one extra
+    copy at most, and the late writer finds a row that is not its own."""
+    app = make_app(smtp.url(), DEFERRED_MAIL_LEASE=1)
+    other = make_app(smtp.url(), DEFERRED_MAIL_LEASE=1)
+    job = app.send()
+    app.runtime.leases.tend = lambda: None  # type: ignore[method-assign]  # renews nothing
+    answer = Held()
+    smtp.script("dot", answer)
+    sweep = Background(app)
+    answer.wait()
+    wait_until(lambda: time.time() > lease_end(app), 20)
+    assert other.sweep().sent == 1
+    answer.release()
+    assert sweep.end().returned == 1
+    assert "lease lost before its outcome (sent) was written" in caplog.text
+    assert (app.job(job).status, app.job(job).attempts) == ("sent", 2)
+    assert app.outcomes(job) == ["unknown", "sent"]
+    assert len(smtp.messages) == 2
+    assert len({message.parsed["Message-ID"] for message in smtp.messages}) == 1
+
+
+# -- B2 -----------------------------------------------------------------------------------------
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP; goes on when the process stands still."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    if stat.exists():
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+
+
+def test_b2_a_process_that_stood_still_with_the_dot_out(
+    make_site: MakeSite,
+) -> None:
+    """Stopped past its lease while it waits for the final reply, then woken: one extra copy at
+    most, its late word changes nothing, and it says that it lost its lease."""
+    site = make_site(DEFERRED_MAIL_LEASE=1)
+    server = site.serve()
+    answer = Held()
+    site.smtp.script("dot", answer)
+    job_id = answered(server, "/send?id=slow")
+    answer.wait()
+    [worker] = server.worker_pids()
+    stop(worker)
+    try:
+        wait_until(lambda: time.time() > lease_end(site.rows), 20)
+        assert site.sweep().counts()["sent"] == 1
+        after = site.row(job_id)
+        answer.release()
+        site.smtp.wait_for(2)
+    finally:
+        answer.release()
+        os.kill(worker, signal.SIGCONT)
+    wait_until(lambda: "lease lost" in server.log(), 20, server.log())
+    assert site.row(job_id) == after
+    assert site.rows.outcomes(job_id) == ["unknown", "sent"]
+    assert site.copies("slow") == 2
+    assert len(site.message_ids("slow")) == 1
+    assert site.rows.sweep().claimed == 0
+
+
+def test_b2_a_process_that_stood_still_before_the_dot_sends_nothing(
+    make_site: MakeSite,
+) -> None:
+    """Stopped past its lease before its dot, then woken: no extra copy."""
+    site = make_site(DEFERRED_MAIL_LEASE=1)
+    server = site.serve()
+    answer = Held()
+    site.smtp.script("data", answer)
+    job_id = answered(server, "/send?id=slow")
+    answer.wait()
+    [worker] = server.worker_pids()
+    stop(worker)
+    try:
+        wait_until(lambda: time.time() > lease_end(site.rows), 20)
+        assert site.sweep().counts()["sent"] == 1
+        after = site.row(job_id)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    answer.release()
+    wait_until(lambda: "lease lost" in server.log(), 20, server.log())
+    wait_until(lambda: not site.smtp.open_connections, 20, "the line was not dropped")
+    assert site.row(job_id) == after
+    assert site.copies("slow") == 1
+    assert site.rows.outcomes(job_id) == ["unknown", "sent"]
