@@ -11,18 +11,22 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
 
 from flask_deferred_mail import Attachment, DeferredMail
-from flask_deferred_mail.wsgi import AfterResponse
+from flask_deferred_mail.wsgi import KEY, AfterResponse
 
 from . import poison
 
 FOLDER = "FAULT_APP_FOLDER"
 #: Set: a mail is sent while the application is made (under ``--preload``: before the fork).
 AT_START = "FAULT_APP_SENDS_AT_START"
+
+#: File in the folder that ``/marked`` makes once its response is closed.
+MARK = "marked"
 
 REPORT = Attachment("report.bin", "application/octet-stream", b"x" * 999)
 
@@ -36,7 +40,7 @@ def create_app() -> Flask:
     app.config["MAIL_DEFAULT_SENDER"] = "shop@example.com"
     app.config.from_prefixed_env()
     mail.init_app(app)
-    for view in (ping, send, many, attach, fails, stream, breaks, slow, thread, quiet):
+    for view in (ping, send, marked, many, attach, fails, stream, breaks, slow, thread, quiet):
         app.add_url_rule(f"/{view.__name__}", view_func=view)
     if os.environ.get(AT_START):
         with app.app_context():
@@ -81,6 +85,13 @@ def ping() -> str:
 
 def send() -> Response:
     return jsonify(id=_record())
+
+
+def marked() -> Response:
+    """Records, and schedules something of the application's own after it."""
+    recorded = send()
+    request.environ[KEY].append(Path(os.environ[FOLDER], MARK).touch)
+    return recorded
 
 
 def many() -> Response:
