@@ -157,7 +157,7 @@ class Claims:
 
     def transports_with_due(self, due_before: float | None = None) -> list[str]:
         """The names of the transports that have something due, in alphabetical order."""
-        before = now_seconds() if due_before is None else due_before
+        before = _moment(due_before)
 
         def work(connection: Connection) -> list[str]:
             names: list[str] = []
@@ -246,7 +246,7 @@ def _priorities(connection: Connection, transport: str) -> Iterator[int]:
 def _find(
     connection: Connection, transport: str, limit: int, due_before: float | None, suspects: bool
 ) -> list[Any]:
-    before = now_seconds() if due_before is None else due_before
+    before = _moment(due_before)
     values = {"transport_": transport, "before_": before, "limit_": limit}
     if suspects:
         return list(connection.execute(_DUE_SUSPECTS, values))
@@ -257,6 +257,12 @@ def _find(
         if len(found) >= limit:
             break
     return found
+
+
+def _moment(due_before: float | None) -> float:
+    """Until when a mail must have become due: never later than now, however the clock was set."""
+    now = now_seconds()
+    return now if due_before is None else min(due_before, now)
 
 
 def _has_due(connection: Connection, transport: str, before: float) -> bool:
