@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fault_app import AT_START, MARK
-from tests.support.fault_site import FaultSite, answered, ask, is_gone
+from tests.support.fault_site import SHORT_LEASE, FaultSite, answered, ask, is_gone
 from tests.support.services import require_service
 from tests.support.smtp_script import Accept, Hang
 from tests.support.waiting import wait_until
@@ -235,6 +235,21 @@ def test_nothing_that_was_open_before_the_fork_is_used_after_it(
     wait_until(lambda: site.statuses() == {"sent": 31})
     assert server.stop() == 0
     assert site.intact()
+
+
+def test_a_worker_renews_its_leases_although_its_master_did_so_before(make_site: MakeSite) -> None:
+    """A15: threads do not cross a fork: sender threads and heartbeat start anew in the worker."""
+    site = make_site(DEFERRED_MAIL_LEASE=SHORT_LEASE)
+    server = site.serve("--preload", **{AT_START: "1"})
+    site.smtp.hold("dot")
+    job_id = answered(server, f"/send?id={NAME}")
+    site.smtp.wait_held("dot")
+    first = site.row(job_id)
+    wait_until(lambda: site.row(job_id)["due_at"] > first["due_at"] + SHORT_LEASE)
+    assert site.row(job_id)["lease_token"] == first["lease_token"]
+    assert first["lease_owner"].endswith(f":{server.worker_pids()[0]}")
+    site.smtp.release("dot")
+    wait_until(lambda: site.row(job_id)["status"] == "sent")
 
 
 def test_the_database_file_is_not_open_across_the_fork(site: FaultSite) -> None:

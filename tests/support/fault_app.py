@@ -20,9 +20,10 @@ from flask_deferred_mail import Attachment, DeferredMail
 from flask_deferred_mail.wsgi import KEY, AfterResponse
 
 from . import poison
+from .waiting import wait_until
 
 FOLDER = "FAULT_APP_FOLDER"
-#: Set: a mail is sent while the application is made (under ``--preload``: before the fork).
+#: Set: a request is served while the application is made (under ``--preload``: before the fork).
 AT_START = "FAULT_APP_SENDS_AT_START"
 
 #: File in the folder that ``/marked`` makes once its response is closed.
@@ -43,9 +44,15 @@ def create_app() -> Flask:
     for view in (ping, send, marked, many, attach, fails, stream, breaks, slow, thread, quiet):
         app.add_url_rule(f"/{view.__name__}", view_func=view)
     if os.environ.get(AT_START):
-        with app.app_context():
-            mail.send_now(**fields_of("at-start"))
+        _use(app)
     return app
+
+
+def _use(app: Flask) -> None:
+    """Let everything come to life that a process has: threads, connections, locks."""
+    app.test_client().get("/send?id=at-start").close()
+    with app.app_context():
+        wait_until(lambda: mail.get(1).status == "sent")
 
 
 def create_app_in_bad_company() -> Flask:
