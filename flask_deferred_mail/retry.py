@@ -11,6 +11,9 @@ from .outcome import FaultKind
 #: Longest that a server's ``Retry-After`` (RFC 9110 10.2.3) or our own growth can ask for.
 LONGEST_REST = 3600.0
 
+#: Waits are lengthened by up to this part of themselves.
+JITTER = 0.25
+
 #: First rest of a transport after a fault of that kind, and what doubling may grow it to.
 _RESTS = {
     FaultKind.UNREACHABLE: (5.0, 300.0),
@@ -33,7 +36,7 @@ class Random(Protocol):
 
 def jittered(seconds: float, rng: Random) -> float:
     """``seconds``, lengthened by up to a quarter, so that a crowd does not come back at once."""
-    return seconds * (1 + rng.random() / 4)
+    return seconds * (1 + rng.random() * JITTER)
 
 
 def backoff(attempts: int, schedule: Sequence[float], rng: Random) -> float:

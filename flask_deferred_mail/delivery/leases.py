@@ -7,7 +7,7 @@ a look-up that cannot be interrupted) is given up on, and can no longer hand any
 
 The other side of that promise is :meth:`Holding.hand_over`. A transport calls it immediately
 before the last byte. It refuses when less than a third of the lease is left by this process's
-monotonic clock, when the attempt's wall clock has run out, or when the mail was given up on: then
+clocks, when the attempt's wall clock has run out, or when the mail was given up on: then
 nobody else can have taken the row over while our last byte is on its way.
 """
 
@@ -53,6 +53,7 @@ class Holding:
         "claim",
         "deadline",
         "in_call",
+        "lead",
         "lease_ends",
         "lease_seconds",
         "overdue_at",
@@ -64,6 +65,8 @@ class Holding:
         self.claim = claim
         self.lease_seconds = lease_seconds
         self.lease_ends = claim.leased_at + lease_seconds
+        #: How far the wall clock was ahead of the monotonic one when the lease began.
+        self.lead = clock_lead()
         self.phase = phase
         #: Wall clock of the attempt, once it has begun.
         self.deadline: Deadline | None = None
@@ -92,6 +95,20 @@ class Holding:
             self.overdue_at = overdue_at
             return True
 
+    def lease_left(self) -> float:
+        """Seconds for which nobody else can take the mail over.
+
+        The row's time is the wall clock's. One that was set forward, or that went on while a
+        suspended machine's monotonic clock stood still, ends the lease earlier.
+        """
+        set_forward = max(0.0, clock_lead() - self.lead)
+        return self.lease_ends - time.monotonic() - set_forward
+
+    def renewed(self, asked_at: float, lead: float) -> None:
+        """The lease has begun anew, no earlier than ``asked_at`` by the monotonic clock."""
+        with self._lock:
+            self.lease_ends, self.lead = asked_at + self.lease_seconds, lead
+
     def hand_over(self) -> None:
         """Leave to send the last byte.
 
@@ -100,7 +117,7 @@ class Holding:
         with self._lock:
             if self.phase is Phase.DROPPED:
                 raise HandoverRefused(self.why_dropped)
-            if self.lease_ends - time.monotonic() < self.lease_seconds / 3:
+            if self.lease_left() < self.lease_seconds / 3:
                 raise HandoverRefused("the lease could not be renewed in time")
             if self.deadline is not None and self.deadline.left() <= 0:
                 raise HandoverRefused(OUT_OF_TIME)
@@ -224,10 +241,10 @@ class LeaseKeeper:
         for holding in held:
             if holding.overdue_at is not None and holding.overdue_at <= now:
                 self._give_up_on(holding)
-        unrung = [h for h in held if h.phase is Phase.RESERVED and _half_over(h, now)]
+        unrung = [h for h in held if h.phase is Phase.RESERVED and _half_over(h)]
         if unrung:
             self.give_back(unrung, "its response is not out yet")
-        self._renew([h for h in self.in_hand() if _worth_renewing(h, now)])
+        self._renew([h for h in self.in_hand() if _worth_renewing(h)])
 
     def _give_up_on(self, holding: Holding) -> None:
         holding.overdue_at = None
@@ -237,7 +254,7 @@ class LeaseKeeper:
     def _renew(self, holdings: list[Holding]) -> None:
         if not holdings:
             return
-        asked_at = time.monotonic()
+        asked_at, lead = time.monotonic(), clock_lead()
         try:
             ours = self.store.renew([h.key for h in holdings], self.seconds)
         except StoreError as error:
@@ -245,7 +262,7 @@ class LeaseKeeper:
             return
         for holding in holdings:
             if holding.claim.job_id in ours:
-                holding.lease_ends = asked_at + self.seconds
+                holding.renewed(asked_at, lead)
             else:
                 log.warning("mail %d: lease lost", holding.claim.job_id)
                 holding.drop(LOST)
@@ -255,14 +272,19 @@ def _ignore(_holding: Holding) -> None:
     """Nobody wants to know yet."""
 
 
-def _half_over(holding: Holding, now: float) -> bool:
-    return holding.lease_ends - now < holding.lease_seconds / 2
+def clock_lead() -> float:
+    """How far the wall clock is ahead of the monotonic one, in seconds; changes if it is set."""
+    return time.time() - time.monotonic()
 
 
-def _worth_renewing(holding: Holding, now: float) -> bool:
+def _half_over(holding: Holding) -> bool:
+    return holding.lease_left() < holding.lease_seconds / 2
+
+
+def _worth_renewing(holding: Holding) -> bool:
     # Reserved rows are not: if the response never ends, the sweep must get them.
     if holding.phase in (Phase.RESERVED, Phase.DROPPED):
         return False
     if holding.phase is Phase.HANDED_OVER and holding.overdue_at is None:
         return False  # given up on while in doubt
-    return holding.lease_ends - now < holding.lease_seconds * 2 / 3
+    return holding.lease_left() < holding.lease_seconds * 2 / 3

@@ -20,12 +20,14 @@ from typing import Protocol
 
 from ..deadline import Deadline
 from ..job import Job
+from ..retry import JITTER, LONGEST_REST
 from ..settings import Settings
 from ..store.changes import Changes
 from ..store.claims import Claims, Lease
 from ..store.database import Database
 from ..store.jobs import JobStore
 from ..store.reports import Reports
+from ..store.setback import Longest, Setback
 from ..store.transport_state import TransportStates
 from ..transports import registry
 from ..transports.base import Transport
@@ -78,6 +80,8 @@ class Runtime:
         self.changes = Changes(self.database)
         self.reports = Reports(self.database)
         self.states = TransportStates(self.database)
+        longest_retry = max(*settings.backoff, LONGEST_REST) * (1 + JITTER)
+        self.setback = Setback(self.database, Longest(longest_retry, settings.lease * 2))
         self.lease = Lease(settings.lease, f"{self.host}:{self.pid}")
         self.claims = Claims(self.database, self.lease)
         self.leases = LeaseKeeper(self.jobs, settings.lease)
@@ -137,6 +141,7 @@ class Runtime:
             leases=self.leases,
             deliverer=self.deliverer,
             pacing=self.pacing,
+            setback=self.setback,
             seen=lambda: self.reports.seen("sweep", self.host, self.pid),
             concurrency=concurrency,
             limit=limit,

@@ -18,6 +18,7 @@ from ..errors import StoreError
 from ..store.changes import Changes
 from ..store.claims import Claim, Claims
 from ..store.reports import Reports
+from ..store.setback import Setback
 from .attempt import Delivered, Deliverer
 from .leases import Holding, LeaseKeeper, Phase
 from .pacing import Pacing
@@ -66,6 +67,7 @@ class Sweep:
         leases: LeaseKeeper,
         deliverer: Deliverer,
         pacing: Pacing,
+        setback: Setback,
         seen: Callable[[], None],
         concurrency: int = 4,
         limit: int | None = None,
@@ -77,6 +79,7 @@ class Sweep:
         self.leases = leases
         self.deliverer = deliverer
         self.pacing = pacing
+        self.setback = setback
         self.seen = seen
         self.concurrency = concurrency
         self.limit = limit
@@ -129,7 +132,15 @@ class Sweep:
         """Let others see that somebody sweeps, also in the middle of a long pass."""
         if time.monotonic() >= self._shows_up_at:
             self._shows_up_at = time.monotonic() + SHOWS_UP_EVERY
+            self._mind_the_clock()
             self.seen()
+
+    def _mind_the_clock(self) -> None:
+        """Mail must not wait for a clock that was set back to be there again."""
+        if self.setback.happened():
+            changed = self.setback.shorten()
+            self.pacing.forget()
+            log.warning("the clock was set back; %d mails are due earlier for it", changed)
 
     def _return_unstarted(self) -> None:
         unstarted = [holding for holding, _ in self._pool.clear()]

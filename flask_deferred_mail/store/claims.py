@@ -173,7 +173,7 @@ class Claims:
         """The names of the transports that have something due, in alphabetical order."""
 
         def work(connection: Connection) -> list[str]:
-            before = read_now(connection) if due_before is None else due_before
+            before = _moment(connection, due_before)
             names: list[str] = []
             name: str | None = ""
             while name is not None:
@@ -268,7 +268,7 @@ def _priorities(connection: Connection, transport: str) -> Iterator[int]:
 def _find(
     connection: Connection, transport: str, limit: int, due_before: float | None, suspects: bool
 ) -> list[Any]:
-    before = read_now(connection) if due_before is None else due_before
+    before = _moment(connection, due_before)
     values = {"transport_": transport, "before_": before, "limit_": limit}
     if suspects:
         return list(connection.execute(_DUE_SUSPECTS, values))
@@ -279,6 +279,12 @@ def _find(
         if len(found) >= limit:
             break
     return found
+
+
+def _moment(connection: Connection, due_before: float | None) -> float:
+    """Until when a mail must have become due: never later than now, however the clock was set."""
+    moment = read_now(connection)
+    return moment if due_before is None else min(due_before, moment)
 
 
 def _has_due(connection: Connection, transport: str, before: float) -> bool:

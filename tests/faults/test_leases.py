@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from flask_deferred_mail.delivery.sweep import Counts
+from tests.support.background import Background
 from tests.support.fault_site import FaultSite, answered
 from tests.support.mail_app import MailApp
 from tests.support.smtp_server import SmtpServer
@@ -23,31 +22,6 @@ from tests.support.waiting import wait_until
 
 Make = Callable[..., MailApp]
 MakeSite = Callable[..., FaultSite]
-
-
-class Background:
-    """A sweep of this process that a test goes on beside."""
-
-    def __init__(self, app: MailApp, **how: Any) -> None:
-        self.counts = Counts()
-        self.error: BaseException | None = None
-        self._app, self._how = app, how
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.counts = self._app.sweep(**self._how)
-        except BaseException as error:
-            self.error = error
-
-    def end(self, timeout: float = 60.0) -> Counts:
-        """Wait for its end."""
-        self._thread.join(timeout)
-        assert not self._thread.is_alive(), "the sweep goes on and on"
-        if self.error is not None:
-            raise self.error
-        return self.counts
 
 
 class Held:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fault_app import AT_START
-from tests.support.fault_site import FaultSite, answered, ask, is_gone
+from tests.support.fault_app import AT_START, MARK
+from tests.support.fault_site import SHORT_LEASE, FaultSite, answered, ask, is_gone
 from tests.support.services import require_service
 from tests.support.smtp_script import Accept, Hang
 from tests.support.waiting import wait_until
@@ -50,9 +50,10 @@ def test_a_worker_aborted_while_it_sends_inline_gives_the_mail_back(make_site: M
     site.smtp.hold("rcpt")
     server = site.serve("--timeout=2")
     worker = server.worker_pids()[0]
-    job_id = answered(server, f"/send?id={NAME}")
+    job_id = answered(server, f"/marked?id={NAME}")
     wait_replaced(server, worker)
     assert "WORKER TIMEOUT" in server.log()
+    assert not (site.folder / MARK).exists(), "the hook went on after SystemExit"
     # The worker's own last words: SystemExit came through, it was not killed a second later.
     assert f"Worker exiting (pid: {worker})" in server.log()
     row = site.row(job_id)
@@ -214,8 +215,12 @@ def test_an_upgrade_on_the_fly_loses_nothing(site: FaultSite) -> None:
 # -- the fork -----------------------------------------------------------------------------------
 
 
-def test_nothing_that_was_open_before_the_fork_is_used_after_it(site: FaultSite) -> None:
+@pytest.mark.parametrize("dispatch", ["thread", "inline"])
+def test_nothing_that_was_open_before_the_fork_is_used_after_it(
+    make_site: MakeSite, dispatch: str
+) -> None:
     """A15: the master has sent a mail before it forked; workers have connections of their own."""
+    site = make_site(DEFERRED_MAIL_DISPATCH=dispatch)
     server = site.serve("--preload", workers=2, **{AT_START: "1"})
     site.smtp.wait_for(1)
     names = [f"mail-{number}" for number in range(30)]
@@ -227,11 +232,24 @@ def test_nothing_that_was_open_before_the_fork_is_used_after_it(site: FaultSite)
     verbs = [c.verb for c in site.smtp.commands if c.connection == inherited]
     assert verbs == ["EHLO", "MAIL", "RCPT", "DATA"], "a worker has spoken on the master's line"
     assert len({str(m.parsed["Message-ID"]) for m in mails.values()}) == 31
-    owners = {m.connection for m in mails.values()} - {inherited}
-    assert len(owners) >= 2
     wait_until(lambda: site.statuses() == {"sent": 31})
     assert server.stop() == 0
     assert site.intact()
+
+
+def test_a_worker_renews_its_leases_although_its_master_did_so_before(make_site: MakeSite) -> None:
+    """A15: threads do not cross a fork: sender threads and heartbeat start anew in the worker."""
+    site = make_site(DEFERRED_MAIL_LEASE=SHORT_LEASE)
+    server = site.serve("--preload", **{AT_START: "1"})
+    site.smtp.hold("dot")
+    job_id = answered(server, f"/send?id={NAME}")
+    site.smtp.wait_held("dot")
+    first = site.row(job_id)
+    wait_until(lambda: site.row(job_id)["due_at"] > first["due_at"] + SHORT_LEASE)
+    assert site.row(job_id)["lease_token"] == first["lease_token"]
+    assert first["lease_owner"].endswith(f":{server.worker_pids()[0]}")
+    site.smtp.release("dot")
+    wait_until(lambda: site.row(job_id)["status"] == "sent")
 
 
 def test_the_database_file_is_not_open_across_the_fork(site: FaultSite) -> None:

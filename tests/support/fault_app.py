@@ -11,18 +11,23 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
 
 from flask_deferred_mail import Attachment, DeferredMail
-from flask_deferred_mail.wsgi import AfterResponse
+from flask_deferred_mail.wsgi import KEY, AfterResponse
 
 from . import poison
+from .waiting import wait_until
 
 FOLDER = "FAULT_APP_FOLDER"
-#: Set: a mail is sent while the application is made (under ``--preload``: before the fork).
+#: Set: a request is served while the application is made (under ``--preload``: before the fork).
 AT_START = "FAULT_APP_SENDS_AT_START"
+
+#: File in the folder that ``/marked`` makes once its response is closed.
+MARK = "marked"
 
 REPORT = Attachment("report.bin", "application/octet-stream", b"x" * 999)
 
@@ -36,12 +41,18 @@ def create_app() -> Flask:
     app.config["MAIL_DEFAULT_SENDER"] = "shop@example.com"
     app.config.from_prefixed_env()
     mail.init_app(app)
-    for view in (ping, send, many, attach, fails, stream, breaks, slow, thread, quiet):
+    for view in (ping, send, marked, many, attach, fails, stream, breaks, slow, thread, quiet):
         app.add_url_rule(f"/{view.__name__}", view_func=view)
     if os.environ.get(AT_START):
-        with app.app_context():
-            mail.send_now(**fields_of("at-start"))
+        _use(app)
     return app
+
+
+def _use(app: Flask) -> None:
+    """Let everything come to life that a process has: threads, connections, locks."""
+    app.test_client().get("/send?id=at-start").close()
+    with app.app_context():
+        wait_until(lambda: mail.get(1).status == "sent")
 
 
 def create_app_in_bad_company() -> Flask:
@@ -81,6 +92,13 @@ def ping() -> str:
 
 def send() -> Response:
     return jsonify(id=_record())
+
+
+def marked() -> Response:
+    """Records, and schedules something of the application's own after it."""
+    recorded = send()
+    request.environ[KEY].append(Path(os.environ[FOLDER], MARK).touch)
+    return recorded
 
 
 def many() -> Response:
