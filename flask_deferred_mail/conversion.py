@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from typing import Any
 
 from .address import parse_address
 from .cleaning import clean
+from .header_fields import extra_fields
 from .letter import Address
 
 Converter = Callable[[Any], Any]
@@ -29,11 +29,6 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 _SHOWN = 60
 _URL = re.compile(r"(?:[a-z][a-z0-9+.-]*:[^\s#]*|(?:failover|roundrobin)\(.+\))", re.IGNORECASE)
 _HOST = re.compile(r"[^\s/@?#%\[\]:]+")
-_HEADER_NAME = re.compile(r"[!-9;-~]{1,76}")
-# Each mail has its own; one default for all of them would be wrong, or (Bcc) a leak.
-_OWN_HEADERS = frozenset({"from", "to", "cc", "bcc", "subject", "date", "message-id"})
-_MIME_HEADERS = ("mime-version", "content-")
-_NOT_IN_A_LINE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 class Unfit(ValueError):
@@ -208,25 +203,12 @@ def domain(value: Any) -> str:
 
 
 def headers(value: Any) -> Mapping[str, str]:
-    """Header fields that may stand in every mail: names and values of one line each."""
-    return MappingProxyType(
-        {_header_name(name): _one_line(line) for name, line in table(value).items()}
-    )
-
-
-def _header_name(name: str) -> str:
-    if not _HEADER_NAME.fullmatch(name):
-        raise Unfit("header names of printable ASCII without blanks and colons")
-    if name.lower() in _OWN_HEADERS or name.lower().startswith(_MIME_HEADERS):
-        raise Unfit(f"no {name} among the default headers: each mail has its own")
-    return name
-
-
-def _one_line(value: Any) -> str:
-    line = text(value)
-    if any(unicodedata.category(char) in _NOT_IN_A_LINE for char in line):
-        raise Unfit("header values without line breaks and control characters")
-    return line
+    """Header fields that may stand in every mail, by the rules for those of a single message."""
+    given = table(value)
+    if any(name.lower() == "message-id" for name in given):
+        raise Unfit("no Message-ID: one for all mails would make them one mail")
+    texts = {name: text(line) for name, line in given.items()}
+    return MappingProxyType(dict(extra_fields(texts, "header fields")))
 
 
 def transport_url(value: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,7 @@ from .cleaning import clean
 from .conversion import Converter, Unfit, shown, unset
 from .errors import ConfigurationError, MessageError
 from .letter import Address, OnUnknown
+from .transport_spec import TransportSpec, transport_spec
 
 PREFIX = "DEFERRED_MAIL_"
 #: Name of the transport that a message goes by when it names none.
@@ -28,39 +29,6 @@ _DEFAULT_DATABASE = "sqlite:///deferred_mail.sqlite3"
 
 _DAY = 86_400.0
 _TRANSPORT_NAME = re.compile(r"[a-z0-9_-]{1,64}")
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)[:(]", re.IGNORECASE)
-_PARTS = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<login>[^/?#]*@)?"
-    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::\d+)?(?:[/?#][^@]*)?",
-    re.IGNORECASE,
-)
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class TransportSpec:
-    """How one transport is configured: its URL, and what a URL cannot hold.
-
-    ``token`` is called for a fresh access token at each login (``?auth=xoauth2``).
-    """
-
-    url: str
-    token: Callable[[], str] | None = None
-    dkim: Mapping[str, Any] | None = None
-
-    @property
-    def shown(self) -> str:
-        """Scheme and host, for people; everything that could be a secret is left out."""
-        # Without an @ the place of the host may hold a misplaced key; an @ further on means that
-        # an unencoded password was cut in two. Neither is shown.
-        parts = _PARTS.fullmatch(self.url)
-        if parts and (parts["login"] or parts["scheme"].lower() in ("smtp", "smtps")):
-            return f"{parts['scheme']}://{parts['host']}"
-        scheme = _SCHEME.match(self.url)
-        return scheme[1] if scheme else "?"
-
-    def __repr__(self) -> str:
-        extras = [name for name in ("token", "dkim") if getattr(self, name) is not None]
-        return f"<TransportSpec {' '.join([self.shown, *extras])}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +50,6 @@ class Key:
         return self.name.removeprefix(PREFIX).lower()
 
 
-def _transport(value: Any) -> TransportSpec:
-    if isinstance(value, str) and not value.lstrip().startswith("{"):
-        return TransportSpec(conversion.transport_url(value))
-    if not isinstance(value, (str, Mapping)):
-        raise Unfit("a transport URL, or a dict with 'url'")
-    parts = conversion.table(value)
-    if unknown := sorted(set(parts) - {"url", "token", "dkim"}):
-        raise Unfit(f"a dict with 'url' and 'token' only, not {clean(', '.join(unknown))}")
-    if parts.get("token") is not None and not callable(parts["token"]):
-        raise Unfit("a function under 'token', which returns the access token")
-    if parts.get("dkim"):
-        raise Unfit("no 'dkim': signing comes with a later release")
-    return TransportSpec(conversion.transport_url(parts.get("url")), parts.get("token"))
-
-
 _ATTEMPTS = conversion.whole_number(1, 10_000)
 _PATIENCE = conversion.seconds(0.1, _DAY)
 
@@ -109,7 +62,7 @@ KEYS: tuple[Key, ...] = (
         "Where the mail is recorded. A relative SQLite path starts at the instance path.",
         secret=True,
     ),
-    Key("DEFERRED_MAIL_TRANSPORT", _transport, None, "How mail leaves.", secret=True),
+    Key("DEFERRED_MAIL_TRANSPORT", transport_spec, None, "How mail leaves.", secret=True),
     Key("DEFERRED_MAIL_TRANSPORTS", conversion.table, {}, "Further ways, by name.", secret=True),
     Key(
         "DEFERRED_MAIL_DISPATCH",
@@ -242,9 +195,18 @@ class Settings:
 
     @classmethod
     def from_mapping(
-        cls, config: Mapping[str, Any], *, instance_path: str, debug: bool, testing: bool
+        cls,
+        config: Mapping[str, Any],
+        *,
+        instance_path: str,
+        debug: bool,
+        testing: bool,
+        url_faults: Callable[[str], Sequence[str]] = lambda _url: (),
     ) -> Settings:
         """Read ``app.config``, or any mapping like it.
+
+        ``url_faults`` says what is wrong with a transport URL, in sentences without a secret: only
+        the transports know, and they are above this module.
 
         :raises ConfigurationError: with one sentence for each key that is unknown or wrong.
         """
@@ -254,10 +216,12 @@ class Settings:
             reader.value(key)
         reader.refuse_unknown_keys()
         given = values.pop("database_uri")
+        transports = reader.transports(values.pop("transport"), values["transports"], debug)
+        reader.examine(transports, url_faults)
         values |= {
             "database_uri": reader.located(given, instance_path, memory=debug or testing),
             "database_uri_given": given is not None,
-            "transports": reader.transports(values.pop("transport"), values["transports"], debug),
+            "transports": transports,
             "attempt_seconds": values.pop("attempt_deadline"),
             "default_sender": reader.value(_SENDER),
             "ascii_attachments": reader.value(_ASCII),
@@ -363,9 +327,17 @@ class _Reader:
                 )
             specs[DEFAULT] = default
         elif specs.get(DEFAULT) is None:
-            url = self._flask_mail_url() or ("console:" if debug else None)
-            specs[DEFAULT] = TransportSpec(url) if url else None
+            specs[DEFAULT] = self._flask_mails() or (TransportSpec("console:") if debug else None)
         return MappingProxyType({name: spec for name, spec in specs.items() if spec is not None})
+
+    def examine(
+        self,
+        transports: Mapping[str, TransportSpec],
+        url_faults: Callable[[str], Sequence[str]],
+    ) -> None:
+        """Note what the transports themselves find wrong with their URLs."""
+        for name, spec in transports.items():
+            self.faults += [f"transport {name!r}: {fault}" for fault in url_faults(spec.url)]
 
     def _named(self, name: str, given: Any) -> TransportSpec | None:
         where = f"DEFERRED_MAIL_TRANSPORTS[{clean(repr(name), 80)}]"
@@ -373,11 +345,11 @@ class _Reader:
             self.faults.append(f"{where}: a name has 1 to 64 of a-z, 0-9, '-' and '_'")
         if unset(given):
             return None
-        spec: TransportSpec | None = self._converted(where, given, _transport, secret=True)
+        spec: TransportSpec | None = self._converted(where, given, transport_spec, secret=True)
         return spec
 
-    def _flask_mail_url(self) -> str | None:
-        """Flask-Mail's keys as a transport URL; ``None`` when they name no server."""
+    def _flask_mails(self) -> TransportSpec | None:
+        """What Flask-Mail's keys mean; ``None`` when they name no server."""
         if unset(self.config.get("MAIL_SERVER")):
             return None
         mail = {key.name: self.value(key) for key in SERVER_KEYS}
@@ -387,13 +359,12 @@ class _Reader:
                 "MAIL_USE_TLS, MAIL_USE_SSL: both are set; use MAIL_USE_SSL for TLS from the "
                 "first byte (port 465), MAIL_USE_TLS for STARTTLS (port 587)"
             )
-        options = [] if ssl else ["tls=required" if tls else "tls=optional"]
-        if mail["MAIL_TIMEOUT"] is not None:
-            options.append(f"timeout={mail['MAIL_TIMEOUT']:g}")
         # Flask-Mail logs in only if it has both; half a login is often left over from another key.
         login = ""
         if mail["MAIL_USERNAME"] and mail["MAIL_PASSWORD"]:
             login = ":".join(quote(mail[k], "") for k in ("MAIL_USERNAME", "MAIL_PASSWORD")) + "@"
         port = mail["MAIL_PORT"] or (465 if ssl else 25)
-        query = "?" + "&".join(options) if options else ""
-        return f"{'smtps' if ssl else 'smtp'}://{login}{mail['MAIL_SERVER']}:{port}{query}"
+        place = f"{login}{mail['MAIL_SERVER']}:{port}"
+        tls_option = "required" if tls else "optional"
+        url = f"smtps://{place}" if ssl else f"smtp://{place}?tls={tls_option}"
+        return TransportSpec(url, timeout=mail["MAIL_TIMEOUT"])
