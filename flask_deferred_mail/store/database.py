@@ -87,6 +87,10 @@ class Database:
         """Run ``work`` in a transaction that sees one state of the database and never blocks."""
         return self._run(work, "BEGIN", patience)
 
+    def read_one(self, work: Callable[[Connection], T], *, patience: float = PATIENCE) -> T:
+        """Like :meth:`read` for work that is exactly one SELECT, read to its end."""
+        return self._run(work, None, patience)
+
     def _run(self, work: Callable[[Connection], T], begin: str | None, patience: float) -> T:
         give_up_at = time.monotonic() + patience
         pause = 0.0005

@@ -22,6 +22,7 @@ from . import payload, statements
 from .claims import Claim, Lease, new_token, preleased
 from .database import PATIENCE, Database
 from .dialect import clock, now
+from .prepared import Prepared
 from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
 from .schema import blobs, jobs
 from .statements import Verdict
@@ -158,18 +159,18 @@ class JobStore:
         """
         recipients = tuple(entry.recipient for entry in claim.recipients)
 
-        def work(connection: Connection) -> Letter:
-            text = connection.scalar(_PAYLOAD, {"job_": claim.job_id})
-            if text is None:
-                raise StoreError(f"mail {claim.job_id} has no content any more")
-            wanted = payload.digests(text)
-            pieces: dict[str, bytes] = {}
-            if wanted:
-                found = connection.execute(_BLOBS, {"digests_": wanted})
-                pieces = {row.digest: row.data for row in found}
-            return payload.load(text, recipients, pieces)
+        # Not one transaction: content does not change, and none of it is deleted while a row that
+        # has not ended needs it.
+        text = self.database.read_one(lambda c: _PAYLOAD.scalar(c, {"job_": claim.job_id}))
+        if text is None:
+            raise StoreError(f"mail {claim.job_id} has no content any more")
+        wanted = payload.digests(text)
+        return payload.load(text, recipients, self._pieces(wanted) if wanted else {})
 
-        return self.database.read(work)
+    def _pieces(self, wanted: list[str]) -> dict[str, bytes]:
+        """The content of attachments by digest."""
+        found = self.database.read_one(lambda c: c.execute(_BLOBS, {"digests_": wanted}).all())
+        return {row.digest: row.data for row in found}
 
     # -- while in hand ----------------------------------------------------------------------
 
@@ -270,7 +271,7 @@ class JobStore:
         return self.database.write(work) if job_ids else 0
 
 
-_PAYLOAD = select(jobs.c.payload).where(jobs.c.id == bindparam("job_"))
+_PAYLOAD = Prepared(select(jobs.c.payload).where(jobs.c.id == bindparam("job_")))
 _BLOBS = select(blobs.c.digest, blobs.c.data).where(
     blobs.c.digest.in_(bindparam("digests_", expanding=True))
 )
