@@ -16,6 +16,7 @@ from typing import Any, Unpack
 from flask import Flask, current_app, has_app_context, has_request_context, request
 
 from .app_mail import AppMail
+from .dispatched import mailbox
 from .errors import JobNotFound, NotYetAvailable
 from .flask_mail_api import Connection, FlaskMailStandIn
 from .foreign import adopt
@@ -69,6 +70,7 @@ class DeferredMail:
                 "come with the next release; set DEFERRED_MAIL_DATABASE_URI, or nothing"
             )
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        self._made = 0
         if app is not None:
             self.init_app(app)
 
@@ -86,6 +88,7 @@ class DeferredMail:
             )
         settings = _read_settings(app)
         self._apps.add(app)
+        self._made += 1
         app.extensions[EXTENSION] = self
         app.extensions[_STATE] = AppMail(app, settings)
         app.wsgi_app = AfterResponse(app.wsgi_app)  # type: ignore[method-assign] # as Flask advises
@@ -102,9 +105,7 @@ class DeferredMail:
             )
             return
         sender = settings.default_sender
-        shown = None
-        if sender is not None:
-            shown = f"{sender.name} <{sender.email}>" if sender.name else sender.email
+        shown = None if sender is None else mailbox(sender)
         app.extensions["mail"] = FlaskMailStandIn(self, shown, settings.ascii_attachments)
 
     def for_app(self, app: Flask | None = None) -> AppMail:
@@ -124,13 +125,14 @@ class DeferredMail:
         return state
 
     def _only_app(self) -> Flask:
-        apps = list(self._apps)
-        if len(apps) == 1:
-            return apps[0]
+        # Counted, not looked up: when a dropped app is collected is nothing to depend on.
+        if self._made == 1:
+            for app in self._apps:
+                return app
         raise RuntimeError(
-            f"no application is active, and this DeferredMail knows {len(apps)}: use "
+            f"no application is active, and this DeferredMail has served {self._made}: use "
             "`with app.app_context():`"
-            if apps
+            if self._made
             else "no application is active: call init_app(app) first"
         )
 
