@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
 from sqlalchemy.engine import URL, make_url
@@ -152,6 +153,9 @@ class Database:
         except SQLAlchemyError as error:
             engine.dispose()
             raise self._explained(error) from error
+        except BaseException:
+            engine.dispose()
+            raise
         if self.path is not None:
             self._inode = self.path.stat().st_ino
         self._engine, self._pid = engine, os.getpid()
@@ -211,12 +215,18 @@ class Database:
 
 
 def _is_in_memory(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+    names_no_file = url.database in (None, "", ":memory:", "file::memory:")
+    return url.get_backend_name() == "sqlite" and (
+        names_no_file or url.query.get("mode") == "memory"
+    )
 
 
 def _file_of(url: URL) -> Path | None:
     if url.get_backend_name() != "sqlite" or _is_in_memory(url) or not url.database:
         return None
+    if url.database.startswith("file:") and url.query.get("uri"):
+        # SQLite's own kind of URI, which has options such as mode=ro.
+        return Path(unquote(urlsplit(url.database).path))
     return Path(url.database)
 
 

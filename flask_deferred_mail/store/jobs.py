@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from .. import crashpoints
 from ..errors import JobNotFound, StoreError
@@ -21,7 +21,7 @@ from ..letter import Letter, Submission
 from . import payload, statements
 from .claims import Claim, Lease, new_token, preleased
 from .database import PATIENCE, Database
-from .dialect import clock, now
+from .dialect import clock, insert_or_ignore, now, now_seconds
 from .prepared import Prepared
 from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
 from .schema import blobs, jobs
@@ -32,6 +32,13 @@ log = logging.getLogger("flask_deferred_mail.store")
 #: Seconds for which the outcome of a mail is written again and again on a busy database: until it
 #: is in, a crash would send the mail twice.
 OUTCOME_PATIENCE = 45.0
+
+#: Bytes that an outcome takes, generously: row, attempt log, and recipients with their replies.
+_OUTCOME = 16_384
+_OUTCOME_PER_RECIPIENT = 1_024
+#: Stands in the place of a digest, which has no blanks.
+_BALLAST = "room for an outcome"
+_DROP_BALLAST = delete(blobs).where(blobs.c.digest == _BALLAST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +226,20 @@ class JobStore:
             )
 
         return self.database.write(work, patience=patience) if held else 0
+
+    def make_room(self, recipients: int) -> None:
+        """Write as many bytes as the outcome of a mail to so many takes, and take them back.
+
+        On a disk that has no room for an outcome a claim, being smaller, can still pass: then a
+        mail would be sent again and again with nothing to show for it.
+
+        :raises StoreError: there is no room.
+        """
+        size = _OUTCOME + _OUTCOME_PER_RECIPIENT * recipients
+        row = {"digest": _BALLAST, "size": size, "created_at": now_seconds(), "data": bytes(size)}
+        self.database.write_one(lambda c: c.execute(insert_or_ignore(blobs), row))
+        # In two transactions, so that the write-ahead log has room as well, not only the file.
+        self.database.write_one(lambda c: c.execute(_DROP_BALLAST))
 
     # -- afterwards -------------------------------------------------------------------------
 
