@@ -23,8 +23,8 @@ serve: $(installed) ## Run the example site, with a page that shows its mail
 test: $(installed) ## Run the tests
 	@$(run) pytest $(ARGS)
 
-bench: $(installed) ## Measure speed; prints figures
-	@$(run) pytest -s tests/benchmarks $(ARGS)
+bench: $(installed) ## Measure speed; prints figures (ARGS=--quick for a short look)
+	@$(run) tests.benchmarks $(ARGS)
 
 lint: $(installed) ## Check style and format
 	@$(run) ruff check .

@@ -8,18 +8,21 @@ view gives into a message, and finds the app and the request that it belongs to.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Unpack
 
 from flask import Flask, current_app, has_app_context, has_request_context, request
 
 from .app_mail import AppMail
-from .errors import ConfigurationError, JobNotFound, NotYetAvailable
+from .dispatched import mailbox
+from .errors import JobNotFound, NotYetAvailable
 from .flask_mail_api import Connection, FlaskMailStandIn
 from .foreign import adopt
 from .job import Job
 from .message import Message
+from .message_fields import MessageFields
 from .settings import Settings
 from .transports import registry
 from .wsgi import AfterResponse
@@ -27,6 +30,8 @@ from .wsgi import AfterResponse
 log = logging.getLogger("flask_deferred_mail")
 
 EXTENSION = "deferred_mail"
+# Beside it: what we keep of an app lives and dies with the app.
+_STATE = "deferred_mail_state"
 
 
 class DeferredMail:
@@ -46,8 +51,9 @@ class DeferredMail:
             mail.send_after_response(
                 subject="Welcome", recipients=["ann@example.com"], body="...")
 
-    The object keeps nothing of an app but a table of what each app has; inside an application
-    context every method means the current app. Configuration: ``docs/reference/configuration.md``.
+    The object keeps nothing of an app; inside an application context every method means the
+    current app, and outside one the only app that there is. Configuration:
+    ``docs/reference/configuration.md``.
     """
 
     def __init__(
@@ -63,7 +69,8 @@ class DeferredMail:
                 "db=, join_session= and bind_key= (mail in the application's own transaction) "
                 "come with the next release; set DEFERRED_MAIL_DATABASE_URI, or nothing"
             )
-        self._apps: dict[int, AppMail] = {}
+        self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        self._made = 0
         if app is not None:
             self.init_app(app)
 
@@ -79,25 +86,26 @@ class DeferredMail:
                 "this app has a DeferredMail already; create one object and call init_app once "
                 "per app"
             )
-        state = AppMail(app, _read_settings(app))
-        self._apps[id(app)] = state
+        settings = _read_settings(app)
+        self._apps.add(app)
+        self._made += 1
         app.extensions[EXTENSION] = self
+        app.extensions[_STATE] = AppMail(app, settings)
         app.wsgi_app = AfterResponse(app.wsgi_app)  # type: ignore[method-assign] # as Flask advises
-        self._stand_in(app, state.settings)
+        self._stand_in(app, settings)
 
     def _stand_in(self, app: Flask, settings: Settings) -> None:
         taken = app.extensions.get("mail")
         if taken is not None:
-            log.info(
-                "app.extensions['mail'] is taken by %s; mail sent through it does not go "
+            log.warning(
+                "app.extensions['mail'] is taken by %s.%s; mail sent through it does not go "
                 "through the queue",
                 type(taken).__module__,
+                type(taken).__qualname__,
             )
             return
         sender = settings.default_sender
-        shown = None
-        if sender is not None:
-            shown = f"{sender.name} <{sender.email}>" if sender.name else sender.email
+        shown = None if sender is None else mailbox(sender)
         app.extensions["mail"] = FlaskMailStandIn(self, shown, settings.ascii_attachments)
 
     def for_app(self, app: Flask | None = None) -> AppMail:
@@ -107,21 +115,31 @@ class DeferredMail:
         """
         if app is None and has_app_context():
             app = current_app._get_current_object()  # type: ignore[attr-defined] # the proxy's own
-        if app is None and len(self._apps) == 1:
-            return next(iter(self._apps.values()))
         if app is None:
+            app = self._only_app()
+        if app not in self._apps:
             raise RuntimeError(
-                "no application is active: use `with app.app_context():`, or call init_app first"
+                f"this DeferredMail has not seen the app {app.name!r}: call init_app(app) first"
             )
-        try:
-            return self._apps[id(app)]
-        except KeyError:
-            raise RuntimeError("this DeferredMail has not seen init_app for this app") from None
+        state: AppMail = app.extensions[_STATE]
+        return state
+
+    def _only_app(self) -> Flask:
+        # Counted, not looked up: when a dropped app is collected is nothing to depend on.
+        if self._made == 1:
+            for app in self._apps:
+                return app
+        raise RuntimeError(
+            f"no application is active, and this DeferredMail has served {self._made}: use "
+            "`with app.app_context():`"
+            if self._made
+            else "no application is active: call init_app(app) first"
+        )
 
     # -- recording --------------------------------------------------------------------------
 
     def send_after_response(
-        self, message: Any = None, /, *, session: Any = None, **fields: Any
+        self, message: Any = None, /, *, session: Any = None, **fields: Unpack[MessageFields]
     ) -> Job:
         """Record one mail durably; it is sent once the server has taken the response.
 
@@ -140,7 +158,7 @@ class DeferredMail:
         _refuse_session(session)
         return self.for_app().defer_many([_as_message(m, {}) for m in messages], _environ())
 
-    def send_now(self, message: Any = None, /, **fields: Any) -> Job:
+    def send_now(self, message: Any = None, /, **fields: Unpack[MessageFields]) -> Job:
         """Record one mail and attempt it at once, in the caller. Returns how it stands then."""
         return self.for_app().send_now(_as_message(message, fields))
 
@@ -224,7 +242,9 @@ class DeferredMail:
 Mail = DeferredMail
 
 
-def send_after_response(message: Any = None, /, *, session: Any = None, **fields: Any) -> Job:
+def send_after_response(
+    message: Any = None, /, *, session: Any = None, **fields: Unpack[MessageFields]
+) -> Job:
     """:meth:`DeferredMail.send_after_response` of the current app."""
     mail = current_app.extensions.get(EXTENSION)
     if mail is None:
@@ -234,20 +254,16 @@ def send_after_response(message: Any = None, /, *, session: Any = None, **fields
 
 
 def _read_settings(app: Flask) -> Settings:
-    settings = Settings.from_mapping(
-        app.config, instance_path=app.instance_path, debug=app.debug, testing=app.testing
+    return Settings.from_mapping(
+        app.config,
+        instance_path=app.instance_path,
+        debug=app.debug,
+        testing=app.testing,
+        url_faults=registry.faults,
     )
-    faults = [
-        f"transport {name!r}: {fault}"
-        for name, spec in settings.transports.items()
-        for fault in registry.faults(spec.url)
-    ]
-    if faults:
-        raise ConfigurationError(faults)
-    return settings
 
 
-def _as_message(message: Any, fields: dict[str, Any]) -> Message:
+def _as_message(message: Any, fields: MessageFields) -> Message:
     if message is None:
         return Message(**fields)
     if fields:

@@ -133,6 +133,8 @@ class Deliverer:
             return self._record(holding, ended, letter)
         if not cleared and (rest := self.pacing.may_send(claim.transport)) is not None:
             return self._return(holding, f"transport {claim.transport!r} rests: {rest.reason}")
+        if claim.deaths:
+            self._make_room(holding)
         seconds = self.timing.attempt(claim.size)
         deadline = budget.sooner(seconds) if budget else Deadline.after(seconds)
         overdue_at = deadline.at + self.timing.final_reply + GRACE
@@ -155,6 +157,14 @@ class Deliverer:
             claim, self.policy, tally, claim.now(), started.note(work.server), self.rng
         )
         return self._record(holding, verdict, work.letter, patient=contain)
+
+    def _make_room(self, holding: Holding) -> None:
+        """The last attempt left no outcome: make sure that this one can."""
+        try:
+            self.store.make_room(len(holding.claim.recipients))
+        except StoreError:
+            self._return(holding, "there is no room for its outcome")
+            raise
 
     def _run(self, work: Calls, letter: Letter | None) -> Tally:
         """Run the calls in a fresh context; a context that breaks must not lose an outcome."""

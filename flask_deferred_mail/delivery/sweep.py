@@ -89,6 +89,7 @@ class Sweep:
         self._lock = threading.Lock()
         self._error: StoreError | None = None
         self._claimed = 0
+        self._has_room = False
         self._shows_up_at = 0.0
         self._written_off: set[int] = set()
         self._pool: SenderPool[tuple[Holding, bool]] = SenderPool(
@@ -177,8 +178,15 @@ class Sweep:
         for name in self.claims.transports_with_due(before):
             if self._done():
                 break
+            self._make_room()
             found |= self._claim_from(name, before)
         return found
+
+    def _make_room(self) -> None:
+        """Once, before anything is sent: what cannot be written down is not sent."""
+        if not self._has_room:
+            self.deliverer.store.make_room(self.concurrency)
+            self._has_room = True
 
     def _claim_from(self, name: str, before: float) -> bool:
         if self.pacing.is_resting(name):

@@ -56,6 +56,10 @@ class Backend(ABC):
         """For exactly one statement: a transaction of its own, at the least cost."""
         return self.writing(engine)
 
+    def single_read(self, engine: Engine) -> AbstractContextManager[Connection]:
+        """For exactly one SELECT, read to its end."""
+        return self.reading(engine)
+
     @abstractmethod
     def judge(self, error: SQLAlchemyError) -> Trouble:
         """What is to be done about an error."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections import namedtuple
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ from ..letter import Submission
 from .database import Database
 from .dialect import now, read_now
 from .payload import FORMAT
+from .prepared import Prepared
 from .rows import fresh_recipients, recipients_from
 from .schema import attempts, jobs
 
@@ -98,6 +100,9 @@ _COLUMNS = (
     jobs.c.due_at,
 )
 
+#: A row as the claim reads it: these columns by their names.
+_Due = namedtuple("_Due", [column.key for column in _COLUMNS])  # type: ignore[misc] # the list is above
+
 _counter = itertools.count()
 
 
@@ -140,7 +145,7 @@ class Claims:
         token, leased_at = new_token(), time.monotonic()
 
         def work(connection: Connection) -> list[Claim]:
-            rows = connection.execute(_ONE, {"job_": job_id}).all()
+            rows = _read(_ONE, connection, {"job_": job_id})
             return self._seize(connection, rows, token, leased_at) if rows else []
 
         claims = self.database.write(work)
@@ -177,7 +182,7 @@ class Claims:
             names: list[str] = []
             name: str | None = ""
             while name is not None:
-                name = connection.scalar(_NEXT_TRANSPORT, {"after_": name})
+                name = _NEXT_TRANSPORT.scalar(connection, {"after_": name})
                 if name is not None and _has_due(connection, name, before):
                     names.append(name)
             return names
@@ -202,13 +207,13 @@ _SEIZE_FROM_DEAD = _SEIZE.values(
     deaths=jobs.c.deaths + 1,
     died_generation=jobs.c.generation,
 )
-_ONE = (
+_ONE = Prepared(
     select(*_COLUMNS)
     .where(jobs.c.id == bindparam("job_"), jobs.c.due_at <= now(), jobs.c.format <= FORMAT)
     .with_for_update(skip_locked=True)
 )
 # The steps from one priority, or one transport, to the next: one look into the index each.
-_TOP_PRIORITY = (
+_TOP_PRIORITY = Prepared(
     select(jobs.c.priority)
     .where(
         jobs.c.transport == bindparam("transport_"),
@@ -218,7 +223,7 @@ _TOP_PRIORITY = (
     .order_by(jobs.c.priority.desc())
     .limit(1)
 )
-_NEXT_TRANSPORT = (
+_NEXT_TRANSPORT = Prepared(
     select(jobs.c.transport)
     .where(jobs.c.due_at.isnot(None), jobs.c.transport > bindparam("after_"))
     .order_by(jobs.c.transport)
@@ -235,15 +240,19 @@ _DUE = (
     # What another process is claiming at this moment is its own. (SQLite has one writer anyway.)
     .with_for_update(skip_locked=True)
 )
-_DUE_OTHERS = _DUE.where(
-    jobs.c.priority == bindparam("priority_"), jobs.c.deaths == 0, ~_WAS_SENDING
-).order_by(jobs.c.due_at)
+_DUE_OTHERS = Prepared(
+    _DUE.where(
+        jobs.c.priority == bindparam("priority_"), jobs.c.deaths == 0, ~_WAS_SENDING
+    ).order_by(jobs.c.due_at)
+)
 # A row in hand whose lease ran out is a suspect from now on. Those that killed once more than the
 # others come last: who was merely in hand beside a poisoned mail does not wait for its end.
-_DUE_SUSPECTS = _DUE.where((jobs.c.deaths > 0) | _WAS_SENDING).order_by(
-    jobs.c.deaths, jobs.c.priority.desc(), jobs.c.due_at
+_DUE_SUSPECTS = Prepared(
+    _DUE.where((jobs.c.deaths > 0) | _WAS_SENDING).order_by(
+        jobs.c.deaths, jobs.c.priority.desc(), jobs.c.due_at
+    )
 )
-_ANY_DUE = (
+_ANY_DUE = Prepared(
     select(jobs.c.id)
     .where(
         jobs.c.transport == bindparam("transport_"),
@@ -256,26 +265,30 @@ _ANY_DUE = (
 _ABOVE_ALL = 32_767
 
 
+def _read(statement: Prepared, connection: Connection, values: dict[str, Any]) -> list[_Due]:
+    return [_Due._make(row) for row in statement.rows(connection, values)]
+
+
 def _priorities(connection: Connection, transport: str) -> Iterator[int]:
     """The priorities in use, highest first."""
     below: int | None = _ABOVE_ALL
     while below is not None:
-        below = connection.scalar(_TOP_PRIORITY, {"transport_": transport, "below_": below})
+        below = _TOP_PRIORITY.scalar(connection, {"transport_": transport, "below_": below})
         if below is not None:
             yield below
 
 
 def _find(
     connection: Connection, transport: str, limit: int, due_before: float | None, suspects: bool
-) -> list[Any]:
+) -> list[_Due]:
     before = _moment(connection, due_before)
     values = {"transport_": transport, "before_": before, "limit_": limit}
     if suspects:
-        return list(connection.execute(_DUE_SUSPECTS, values))
-    found: list[Any] = []
+        return _read(_DUE_SUSPECTS, connection, values)
+    found: list[_Due] = []
     for priority in _priorities(connection, transport):
         rest = {"priority_": priority, "limit_": limit - len(found)}
-        found.extend(connection.execute(_DUE_OTHERS, values | rest))
+        found += _read(_DUE_OTHERS, connection, values | rest)
         if len(found) >= limit:
             break
     return found
@@ -289,8 +302,8 @@ def _moment(connection: Connection, due_before: float | None) -> float:
 
 def _has_due(connection: Connection, transport: str, before: float) -> bool:
     return any(
-        connection.scalar(
-            _ANY_DUE, {"transport_": transport, "priority_": priority, "before_": before}
+        _ANY_DUE.scalar(
+            connection, {"transport_": transport, "priority_": priority, "before_": before}
         )
         for priority in _priorities(connection, transport)
     )

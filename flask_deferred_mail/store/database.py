@@ -71,6 +71,10 @@ class Database:
         """Run ``work`` in a transaction that only reads."""
         return self._run(work, self.backend.reading, patience)
 
+    def read_one(self, work: Callable[[Connection], T], *, patience: float = PATIENCE) -> T:
+        """Like :meth:`read` for work that is exactly one SELECT, read to its end."""
+        return self._run(work, self.backend.single_read, patience)
+
     def _run(self, work: Callable[[Connection], T], transaction: Transaction, patience: float) -> T:
         give_up_at = time.monotonic() + patience
         pause = 0.0005

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from .. import crashpoints
 from ..errors import CommitUnknown, JobNotFound, StoreError
@@ -21,7 +21,8 @@ from ..letter import Letter, Submission
 from . import payload, statements
 from .claims import Claim, Lease, new_token, preleased
 from .database import PATIENCE, Database
-from .dialect import now
+from .dialect import insert_or_ignore, now
+from .prepared import Prepared
 from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
 from .schema import blobs, jobs
 from .statements import Verdict
@@ -31,6 +32,13 @@ log = logging.getLogger("flask_deferred_mail.store")
 #: Seconds for which the outcome of a mail is written again and again on a busy database: until it
 #: is in, a crash would send the mail twice.
 OUTCOME_PATIENCE = 45.0
+
+#: Bytes that an outcome takes, generously: row, attempt log, and recipients with their replies.
+_OUTCOME = 16_384
+_OUTCOME_PER_RECIPIENT = 1_024
+#: Stands in the place of a digest, which has no blanks.
+_BALLAST = "room for an outcome"
+_DROP_BALLAST = delete(blobs).where(blobs.c.digest == _BALLAST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +166,18 @@ class JobStore:
         """
         recipients = tuple(entry.recipient for entry in claim.recipients)
 
-        def work(connection: Connection) -> Letter:
-            text = connection.scalar(_PAYLOAD, {"job_": claim.job_id})
-            if text is None:
-                raise StoreError(f"mail {claim.job_id} has no content any more")
-            wanted = payload.digests(text)
-            pieces: dict[str, bytes] = {}
-            if wanted:
-                found = connection.execute(_BLOBS, {"digests_": wanted})
-                pieces = {row.digest: row.data for row in found}
-            return payload.load(text, recipients, pieces)
+        # Not one transaction: content does not change, and none of it is deleted while a row that
+        # has not ended needs it.
+        text = self.database.read_one(lambda c: _PAYLOAD.scalar(c, {"job_": claim.job_id}))
+        if text is None:
+            raise StoreError(f"mail {claim.job_id} has no content any more")
+        wanted = payload.digests(text)
+        return payload.load(text, recipients, self._pieces(wanted) if wanted else {})
 
-        return self.database.read(work)
+    def _pieces(self, wanted: list[str]) -> dict[str, bytes]:
+        """The content of attachments by digest."""
+        found = self.database.read_one(lambda c: c.execute(_BLOBS, {"digests_": wanted}).all())
+        return {row.digest: row.data for row in found}
 
     # -- while in hand ----------------------------------------------------------------------
 
@@ -224,6 +232,25 @@ class JobStore:
             )
 
         return self.database.write(work, patience=patience) if held else 0
+
+    def make_room(self, recipients: int) -> None:
+        """Write as many bytes as the outcome of a mail to so many takes, and take them back.
+
+        On a disk that has no room for an outcome a claim, being smaller, can still pass: then a
+        mail would be sent again and again with nothing to show for it.
+
+        :raises StoreError: there is no room.
+        """
+        size = _OUTCOME + _OUTCOME_PER_RECIPIENT * recipients
+        row = {"digest": _BALLAST, "size": size, "data": bytes(size)}
+
+        def work(connection: Connection) -> None:
+            statement = insert_or_ignore(blobs, connection.dialect.name).values(created_at=now())
+            connection.execute(statement, row)
+
+        self.database.write_one(work)
+        # In two transactions, so that the write-ahead log has room as well, not only the file.
+        self.database.write_one(lambda c: c.execute(_DROP_BALLAST))
 
     # -- afterwards -------------------------------------------------------------------------
 
@@ -289,7 +316,7 @@ class JobStore:
         return self.database.write(work) if job_ids else 0
 
 
-_PAYLOAD = select(jobs.c.payload).where(jobs.c.id == bindparam("job_"))
+_PAYLOAD = Prepared(select(jobs.c.payload).where(jobs.c.id == bindparam("job_")))
 _BLOBS = select(blobs.c.digest, blobs.c.data).where(
     blobs.c.digest.in_(bindparam("digests_", expanding=True))
 )

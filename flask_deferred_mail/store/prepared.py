@@ -2,7 +2,7 @@
 
 SQLAlchemy puts a statement together, looks it up in its cache, and builds a result around the
 driver's cursor each time: some 100 microseconds of CPU, half as much again as SQLite needs to
-commit the row. Recording a mail and writing its outcome are run often enough to leave that out.
+commit the row. What every mail needs is run often enough to leave that out.
 The SQL is still SQLAlchemy's own, the connection is one of its pool, and what the driver raises
 is raised as SQLAlchemy would raise it.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import UpdateBase
 
@@ -23,13 +23,14 @@ _REQUIRED = object()
 
 
 class Prepared:
-    """An INSERT or UPDATE with a value for each parameter.
+    """An INSERT, UPDATE or SELECT, to be run with a value for each parameter.
 
     The names of the values given decide which columns are written, as with SQLAlchemy. Not for
-    parameters that expand (``IN``), nor for types that Python values must be converted to.
+    parameters that expand (``IN``), nor for types that the driver does not take or give by itself
+    (it gives booleans as 0 and 1).
     """
 
-    def __init__(self, statement: UpdateBase) -> None:
+    def __init__(self, statement: UpdateBase | Select[Any]) -> None:
         self._statement = statement
         self._compiled: dict[tuple[str, ...], tuple[str, _Places]] = {}
 
@@ -43,6 +44,15 @@ class Prepared:
             return connection.execute(self._statement, dict(values))
         sql, places = self._prepare(connection, values)
         return run_sql(connection, sql, _parameters(places, values))
+
+    def rows(self, connection: Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """All that a SELECT finds. Raises as :meth:`run`."""
+        return [tuple(row) for row in self.run(connection, values).fetchall()]
+
+    def scalar(self, connection: Connection, values: Mapping[str, Any]) -> Any:
+        """The first value that a SELECT finds; ``None`` if there is none. Raises as :meth:`run`."""
+        rows = self.rows(connection, values)
+        return rows[0][0] if rows else None
 
     def run_each(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run it for each of the rows, which all give the same names."""
@@ -60,10 +70,11 @@ class Prepared:
         return found
 
     def _compile(self, connection: Connection, names: tuple[str, ...]) -> tuple[str, _Places]:
-        columns = {column.key for column in self._statement.table.columns}
-        compiled: Any = self._statement.compile(
-            dialect=connection.dialect, column_keys=[name for name in names if name in columns]
-        )
+        written = None
+        if isinstance(self._statement, UpdateBase):
+            columns = {column.key for column in self._statement.table.columns}
+            written = [name for name in names if name in columns]
+        compiled: Any = self._statement.compile(dialect=connection.dialect, column_keys=written)
         places = tuple((name, _default(compiled.binds[name])) for name in compiled.positiontup)
         return str(compiled), places
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
@@ -39,9 +40,9 @@ class SqliteBackend(Backend):
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
-        self.in_memory = url.database in (None, "", ":memory:")
+        self.in_memory = _is_in_memory(url)
         #: The database file, if there is one.
-        self.path = None if self.in_memory else str(url.database)
+        self.path = None if self.in_memory else _file_of(url)
         self._inode: int | None = None
         # An in-memory database lives in one connection, which cannot hold two transactions.
         self._turn: AbstractContextManager[Any] = (
@@ -111,6 +112,9 @@ class SqliteBackend(Backend):
     def reading(self, engine: Engine) -> AbstractContextManager[Connection]:
         return self._transaction(engine, "BEGIN")
 
+    def single_read(self, engine: Engine) -> AbstractContextManager[Connection]:
+        return self.single(engine)
+
     @contextmanager
     def single(self, engine: Engine) -> Iterator[Connection]:
         # Saves the BEGIN and the COMMIT, which cost as much as a small INSERT.
@@ -160,6 +164,19 @@ class SqliteBackend(Backend):
             f"{self.shown}: the database file was moved, replaced or deleted while this process "
             "had it open; nothing was written. The next use opens it anew"
         )
+
+
+def _is_in_memory(url: URL) -> bool:
+    names_no_file = url.database in (None, "", ":memory:", "file::memory:")
+    return names_no_file or url.query.get("mode") == "memory"
+
+
+def _file_of(url: URL) -> str:
+    database = str(url.database)
+    if database.startswith("file:") and url.query.get("uri"):
+        # SQLite's own kind of URI, which has options such as mode=ro.
+        return unquote(urlsplit(database).path)
+    return database
 
 
 def _make_engine(url: URL, in_memory: bool) -> Engine:

@@ -256,6 +256,7 @@ def test_without_it_file_names_stay(make_app: Make, smtp: SmtpServer) -> None:
         ("shop@example.com", "shop@example.com"),
         ("Shop <shop@example.com>", "Shop <shop@example.com>"),
         (("Shop", "shop@example.com"), "Shop <shop@example.com>"),
+        (("Shop, Inc.", "shop@example.com"), '"Shop, Inc." <shop@example.com>'),
     ],
 )
 def test_the_stand_in_has_flask_mails_attributes(

@@ -74,7 +74,7 @@ def test_outside_a_context_one_of_several_apps_must_be_named(tmp_path: Path) -> 
     with pytest.raises(RuntimeError, match="call init_app"):
         mail.get(1)
     kept = [make_site(mail, tmp_path / name, "null:") for name in ("one", "two")]
-    with pytest.raises(RuntimeError, match=r"knows 2: use `with app.app_context\(\):`"):
+    with pytest.raises(RuntimeError, match=r"has served 2: use `with app.app_context\(\):`"):
         mail.send_message(**HELLO)
     assert mail.for_app(kept[0]) is not mail.for_app(kept[1])
 
