@@ -44,7 +44,7 @@ def sweep_at_work(site: FaultSite, stage: str) -> SweepProcess:
     """A sweep all of whose threads are held by the mail server at this stage."""
     site.smtp.hold(stage)
     sweep = site.sweep("--concurrency", str(THREADS))
-    site.smtp.wait_held(stage, THREADS, timeout=20)
+    wait_until(lambda: sweep.must_run() and site.smtp.held(stage) >= THREADS, 30)
     return sweep
 
 
@@ -127,7 +127,7 @@ def test_the_second_signal_leaves_at_once(site: FaultSite, stage: str, extra: in
     record(site, ROWS)
     if stage == "dot":
         sweep = site.sweep("--concurrency", str(THREADS))
-        site.smtp.wait_for(THREADS, timeout=20)
+        wait_until(lambda: sweep.must_run() and len(site.smtp.messages) >= THREADS, 30)
     else:
         sweep = sweep_at_work(site, stage)
     sweep.signal(signal.SIGTERM)

@@ -58,6 +58,12 @@ class SweepProcess:
         self.stdout, self.stderr = self.process.communicate(timeout=timeout)
         return self.process.returncode
 
+    def must_run(self) -> bool:
+        """True while it runs; a failure with its last words once it has ended."""
+        if self.process.poll() is not None:
+            raise AssertionError(f"the sweep ended with {self.end()}: {self.stderr}")
+        return True
+
     def counts(self, timeout: float = 40.0) -> dict[str, int]:
         """Wait for its end, which must be an orderly one; what it printed."""
         status = self.end(timeout)

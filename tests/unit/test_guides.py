@@ -16,7 +16,7 @@ PAGES = [
     page for folder in ("guides", "reference") for page in sorted((DOCS / folder).glob("*.md"))
 ]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"flask --app (?:'[^']*'|\S+) mail ([^#|>;\"']+)")
+COMMAND = re.compile(r"flask --app (?:'[^']*'|\S+) (?:--debug )?mail ([^#|>;\"']+)")
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 page_by_page = pytest.mark.parametrize(
