@@ -1,4 +1,4 @@
-"""What a kind of database must provide beside SQL, and which kind a URL means."""
+"""What a kind of database must provide beside SQL."""
 
 from __future__ import annotations
 
@@ -99,24 +99,3 @@ class Backend(ABC):
                 f"{schema.SCHEMA_VERSION}. Upgrade flask-deferred-mail here; nothing was touched"
             )
         return version
-
-
-def backend_for(url: URL) -> Backend:
-    """The kind of database that a URL means; its driver is imported when it is opened.
-
-    :raises StoreError: there is no support for it.
-    """
-    name = url.get_backend_name()
-    if name == "sqlite":
-        from .sqlite import SqliteBackend
-
-        return SqliteBackend(url)
-    if name == "postgresql":
-        from .servers import PostgresqlBackend
-
-        return PostgresqlBackend(url)
-    if name in ("mysql", "mariadb"):
-        from .servers import MysqlBackend
-
-        return MysqlBackend(url)
-    raise StoreError(f"{name} is not supported; there are sqlite, postgresql, mysql and mariadb")

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import StoreBusy, StoreError
-from .backend import Trouble, backend_for
+from .backend import Backend, Trouble
+from .servers import MysqlBackend, PostgresqlBackend
 from .sqlite import SqliteBackend
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self.backend = backend_for(make_url(url))
+        self.backend = _backend_for(make_url(url))
         self._engine: Engine | None = None
         self._pid = 0
         self._lock = threading.Lock()
@@ -162,9 +163,30 @@ class Database:
         return Path(name) if name else None
 
     @property
+    def own_clock(self) -> bool:
+        """Whether this host's clock is the database's."""
+        return isinstance(self.backend, SqliteBackend)
+
+    @property
     def forgets_when_closed(self) -> bool:
         """Whether the data lives in the connection itself: SQLite in memory."""
         return isinstance(self.backend, SqliteBackend) and self.backend.in_memory
+
+
+_BACKENDS: dict[str, type[Backend]] = {
+    "sqlite": SqliteBackend,
+    "postgresql": PostgresqlBackend,
+    "mysql": MysqlBackend,
+    "mariadb": MysqlBackend,
+}
+
+
+def _backend_for(url: URL) -> Backend:
+    """The kind of database that a URL means; a server's driver is imported when it is opened."""
+    name = url.get_backend_name()
+    if name not in _BACKENDS:
+        raise StoreError(f"{name} is not supported; there are {', '.join(_BACKENDS)}")
+    return _BACKENDS[name](url)
 
 
 def _close_all_before_fork() -> None:

@@ -64,7 +64,7 @@ class JobStore:
 
         :raises StoreError: nothing was recorded.
         """
-        row = statements.new_row(submission)
+        row = statements.new_row(submission, self.database.own_clock)
         stored, pieces = payload.dump(submission.letter)
         row["payload"] = stored
         token, leased_at = new_token(), time.monotonic()
@@ -86,7 +86,10 @@ class JobStore:
 
         :raises StoreError: nothing was recorded.
         """
-        prepared = [(s, statements.new_row(s), *payload.dump(s.letter)) for s in submissions]
+        prepared = [
+            (s, statements.new_row(s, self.database.own_clock), *payload.dump(s.letter))
+            for s in submissions
+        ]
 
         def work(connection: Connection) -> list[int | None]:
             return [

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -52,6 +52,7 @@ class SqliteBackend(Backend):
     def bare_engine(self) -> Engine:
         if self.path is not None:
             self._make_folder(Path(self.path).parent)
+            _make_file(self.path)
         return _make_engine(self.url, self.in_memory)
 
     def open(self) -> Engine:
@@ -177,6 +178,15 @@ def _file_of(url: URL) -> str:
         # SQLite's own kind of URI, which has options such as mode=ro.
         return unquote(urlsplit(database).path)
     return database
+
+
+def _make_file(path: str) -> None:
+    """Make the file for its owner alone: reset links lie in it. SQLite's further files follow it.
+
+    Whoever wants to share it makes it beforehand, with the rights that he means.
+    """
+    with suppress(OSError):  # it is there, or SQLite will say better what is wrong
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _make_engine(url: URL, in_memory: bool) -> Engine:

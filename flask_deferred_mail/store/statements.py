@@ -55,10 +55,14 @@ class Verdict:
 # -- building rows ------------------------------------------------------------------------------
 
 
-def new_row(submission: Submission) -> dict[str, Any]:
-    """The values of a new row, but for its payload."""
+def new_row(submission: Submission, own_clock: bool) -> dict[str, Any]:
+    """The values of a new row, but for its payload.
+
+    ``own_clock``: this host's clock is the database's.
+    """
     letter = submission.letter
-    waits = submission.send_at is not None and submission.send_at > time.time()
+    here_and_now = time.time()
+    waits = submission.send_at is not None and submission.send_at > here_and_now
     return {
         "format": payload.FORMAT,
         "status": JobStatus.PENDING.value,
@@ -66,6 +70,8 @@ def new_row(submission: Submission) -> dict[str, Any]:
         "tenant": submission.tenant,
         "key": submission.key,
         "priority": submission.priority,
+        # The host's clock is SQLite's too; a server has its own.
+        "now_": here_and_now if own_clock else None,
         "send_at_": submission.send_at if waits else None,
         "lease_": 0.0,
         "expires_at": submission.expires_at,
@@ -132,7 +138,7 @@ def insert_blobs(connection: Connection, job_id: int, pieces: dict[str, bytes]) 
 
 def fresh_job(job_id: int, row: dict[str, Any], submission: Submission) -> Job:
     """The job as a reader would find it, without reading it."""
-    created_at = datetime.now(UTC)
+    created_at = moment(row["now_"]) or datetime.now(UTC)
     return Job(
         id=job_id,
         status=JobStatus.PENDING,
@@ -180,11 +186,12 @@ RENEW_AND_TELL = RENEW.returning(jobs.c.id, jobs.c.lease_token)
 LOG_ATTEMPT = Prepared(insert(attempts))
 #: Values: those of :func:`new_row`. The database's clock says when the mail is due, unless the
 #: mail does.
+_NOW: Any = func.coalesce(bindparam("now_", type_=Double()), now())
+_FIRST_DUE: Any = func.coalesce(bindparam("send_at_", type_=Double()), _NOW)
 _TIMES = {
-    "created_at": now(),
-    "first_due_at": func.coalesce(bindparam("send_at_", type_=Double()), now()),
-    "due_at": func.coalesce(bindparam("send_at_", type_=Double()), now())
-    + bindparam("lease_", type_=Double()),
+    "created_at": _NOW,
+    "first_due_at": _FIRST_DUE,
+    "due_at": _FIRST_DUE + bindparam("lease_", type_=Double()),
 }
 INSERT_JOB = Prepared(insert(jobs).values(_TIMES))
 

@@ -220,9 +220,10 @@ def test_the_fast_way_decides_nearly_all_ascii_addresses(atoms, labels):
     found = _library_accepts(text)
     number = labels[-1].isdigit()
     hyphens = "--" in text.rpartition("@")[2]
-    if not number and not hyphens and found is not None:
+    encoded = "=?" in text  # looked at closely: it may be an encoded word
+    if not number and not hyphens and not encoded and found is not None:
         assert module._plain(text) == f"{'.'.join(atoms)}@{found.ascii_domain}"
-    if found is not None and not number:
+    if found is not None and not number and not encoded:
         assert parse_address(text, "to").email.rpartition("@")[2] == found.ascii_domain
 
 

@@ -37,6 +37,7 @@ def a_claim(*recipients: JobRecipient, **fields: Any) -> Claim:
         job_id=7,
         token="t",
         leased_at=0.0,
+        claimed_at=NOW,
         transport="default",
         number=1,
         spent=1,
