@@ -108,7 +108,7 @@ class AppMail:
                 ticket = runtime.dispatcher.reserve(added.claim, submission.letter)
                 hook.append(partial(runtime.dispatcher.ring, ticket))
             else:
-                self._schedule(environ, hook, added.job.id)
+                self._schedule(environ, hook, added.job)
         self._recorded(message, added.job, suppressed)
         return added.job
 
@@ -122,7 +122,7 @@ class AppMail:
         for message, submission, one in zip(messages, submissions, added, strict=True):
             if one.created:
                 if hook is not None and _due_now(submission):
-                    self._schedule(environ, hook, one.job.id)
+                    self._schedule(environ, hook, one.job)
                 self._recorded(message, one.job, suppressed)
         return [one.job for one in added]
 
@@ -138,13 +138,14 @@ class AppMail:
         apart(self.runtime.deliver_now, added.job.id)
         return self.runtime.jobs.get(added.job.id)
 
-    def _schedule(self, environ: Any, hook: list[Any], job_id: int) -> None:
+    def _schedule(self, environ: Any, hook: list[Any], job: Job) -> None:
         """Have a row sent that nobody has leased, once the response is closed."""
         if self.settings.dispatch == "thread":
             dispatcher = self.runtime.dispatcher
-            hook.append(partial(dispatcher.ring, Ticket(job_id)))
+            ticket = Ticket(job.id, transport=job.transport)
+            hook.append(partial(dispatcher.ring, ticket))
         elif self.settings.dispatch == "inline":
-            self._schedule_inline(environ, hook, job_id)
+            self._schedule_inline(environ, hook, job.id)
 
     def _schedule_inline(self, environ: Any, hook: list[Any], job_id: int) -> None:
         # One callable for all mails of a request: they share its time budget.

@@ -42,6 +42,8 @@ class Ticket:
     #: Set when the row was inserted already leased.
     holding: Holding | None = None
     letter: Letter | None = None
+    #: Name of its transport.
+    transport: str = ""
 
 
 class Dispatcher:
@@ -82,7 +84,8 @@ class Dispatcher:
     def reserve(self, claim: Claim, letter: Letter) -> Ticket:
         """Take a row in hand that was inserted already leased."""
         holding = self.leases.hold(claim, Phase.RESERVED)
-        return Ticket(claim.job_id, holding, letter if letter.size <= KEPT_IN_MEMORY else None)
+        kept = letter if letter.size <= KEPT_IN_MEMORY else None
+        return Ticket(claim.job_id, holding, kept, claim.transport)
 
     # -- when the response is closed --------------------------------------------------------
 
@@ -90,12 +93,12 @@ class Dispatcher:
         """Send this mail now, in the background. False: it is left to the sweep."""
         if not self.usable or time.monotonic() < self._paused_until:
             return False
-        if ticket.holding is None and self._pool.pending >= self.places:
+        if ticket.holding is None and self._pool.pending_in(ticket.transport) >= self.places:
             return False
         if ticket.holding is not None and not ticket.holding.enqueue():
             # Given back while the response was still going out: claim it like any other.
-            ticket = Ticket(ticket.job_id)
-        return self._pool.submit(ticket.job_id, ticket)
+            ticket = Ticket(ticket.job_id, transport=ticket.transport)
+        return self._pool.submit(ticket.job_id, ticket, ticket.transport)
 
     # -- in the sender threads --------------------------------------------------------------
 

@@ -3,6 +3,9 @@
 Not :class:`concurrent.futures.ThreadPoolExecutor`: its threads are joined when the interpreter
 exits, which holds up a worker that the server wants to recycle. Ours are daemons; what they leave
 behind is in the rows.
+
+Items stand in *lanes*, one per transport. A server that keeps silent cannot hold up the
+mail of another: each lane that has work has a thread.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 log = logging.getLogger("flask_deferred_mail.delivery")
@@ -19,20 +22,27 @@ T = TypeVar("T")
 
 
 class SenderPool(Generic[T]):
-    """Threads that take items from one queue. They start when there is work for them."""
+    """Threads that take items from lanes. They start when there is work for them.
+
+    :param size: threads that one lane may have. Each further lane that has work at the same time
+        has a thread of its own beside them.
+    """
 
     def __init__(self, size: int, work: Callable[[T], None], name: str) -> None:
         self.size = size
         self.name = name
         self._work = work
-        self._queue: deque[tuple[Hashable, T]] = deque()
+        self._queue: deque[tuple[Hashable, str, T]] = deque()
         self._condition = threading.Condition()
         self._threads = 0
+        #: Of these, how many stand still with something that was written off.
+        self._stuck = 0
         self._idle = 0
-        self._busy: set[Hashable] = set()
+        #: Key -> lane of what is in work.
+        self._busy: dict[Hashable, str] = {}
         self._closed = False
 
-    def submit(self, key: Hashable, item: T) -> bool:
+    def submit(self, key: Hashable, item: T, lane: str = "") -> bool:
         """Queue an item under a key of its own.
 
         False: the pool is closed, or no thread can be started.
@@ -40,11 +50,15 @@ class SenderPool(Generic[T]):
         with self._condition:
             if self._closed:
                 return False
-            if self._idle <= len(self._queue) and self._threads < self.size and not self._start():
+            if self._idle <= len(self._queue) and self._may_start(lane) and not self._start():
                 return False
-            self._queue.append((key, item))
-            self._condition.notify()
+            self._queue.append((key, lane, item))
+            self._condition.notify_all()
             return True
+
+    def _may_start(self, lane: str) -> bool:
+        lanes = {lane, *self._busy.values(), *(entry[1] for entry in self._queue)}
+        return self._threads - self._stuck < self.size + len(lanes) - 1
 
     def _start(self) -> bool:
         thread = threading.Thread(
@@ -62,14 +76,15 @@ class SenderPool(Generic[T]):
         while True:
             with self._condition:
                 self._idle += 1
-                while not self._queue and not self._closed:
+                while (place := self._next()) is None and not self._closed:
                     self._condition.wait()
                 self._idle -= 1
-                if not self._queue:
+                if place is None:
                     self._threads -= 1
                     return
-                key, item = self._queue.popleft()
-                self._busy.add(key)
+                key, lane, item = self._queue[place]
+                del self._queue[place]
+                self._busy[key] = lane
             try:
                 self._work(item)
             except BaseException:
@@ -77,8 +92,18 @@ class SenderPool(Generic[T]):
                 log.exception("a sender thread met an error; it goes on")
             finally:
                 with self._condition:
-                    self._busy.discard(key)
+                    self._busy.pop(key, None)
                     self._condition.notify_all()
+
+    def _next(self) -> int | None:
+        """Place in the queue of what a free thread may take: the first thread of a lane is always
+        to be had, the others are shared by all lanes."""
+        if not self._queue:
+            return None
+        lanes = set(self._busy.values())
+        if len(self._busy) - len(lanes) < self.size - 1:
+            return 0
+        return next((n for n, entry in enumerate(self._queue) if entry[1] not in lanes), None)
 
     def write_off(self, key: Hashable) -> bool:
         """The thread with this item stands still: count on it no more, and start another.
@@ -86,18 +111,17 @@ class SenderPool(Generic[T]):
         False: no thread of this pool has it.
         """
         with self._condition:
-            if key not in self._busy:
+            if self._busy.pop(key, None) is None:
                 return False
-            self._busy.discard(key)
-            if self._start():
-                self.size += 1
+            self._stuck += 1
+            self._start()
             self._condition.notify_all()
             return True
 
     def clear(self) -> list[T]:
         """Take everything out of the queue that no thread has begun."""
         with self._condition:
-            items = [item for _, item in self._queue]
+            items = [item for _, _, item in self._queue]
             self._queue.clear()
             self._condition.notify_all()
             return items
@@ -115,9 +139,26 @@ class SenderPool(Generic[T]):
         with self._condition:
             return len(self._queue) + len(self._busy)
 
+    def pending_in(self, lane: str) -> int:
+        """Items of one lane that wait or are in work."""
+        with self._condition:
+            return self._count(lane)
+
+    def _count(self, lane: str) -> int:
+        waiting = sum(entry[1] == lane for entry in self._queue)
+        return waiting + sum(busy == lane for busy in self._busy.values())
+
     def wait(self, below: int, timeout: float | None) -> bool:
         """Wait until fewer than ``below`` items are pending. False: it took too long."""
         with self._condition:
             return self._condition.wait_for(
                 lambda: len(self._queue) + len(self._busy) < below, timeout
+            )
+
+    def wait_for_any(self, lanes: Iterable[str], below: int, timeout: float) -> bool:
+        """Wait until one of the lanes has fewer than ``below`` items. False: it took too long."""
+        watched = list(lanes)
+        with self._condition:
+            return self._condition.wait_for(
+                lambda: any(self._count(lane) < below for lane in watched), timeout
             )

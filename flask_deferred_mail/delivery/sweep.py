@@ -154,9 +154,9 @@ class Sweep:
         self._end_overdue()
         while not self._done():
             self._show_up()
-            if self._claim_round(before):
-                # Claim again as soon as half of the places are free.
-                self._pool.wait(self.concurrency + 1, 30.0)
+            if lanes := self._claim_round(before):
+                # Claim again as soon as half of the places of one transport are free.
+                self._pool.wait_for_any(lanes, self.concurrency + 1, 30.0)
             elif pending := self._pool.pending:
                 # What is in flight may be the probe that everybody else waits for.
                 self._pool.wait(pending, 30.0)
@@ -172,14 +172,16 @@ class Sweep:
             or (self.limit is not None and self._claimed >= self.limit)
         )
 
-    def _claim_round(self, before: float) -> bool:
-        """Claim from every transport that may send. False: there was nothing."""
-        found = False
+    def _claim_round(self, before: float) -> list[str]:
+        """Claim from every transport that may send; the names of those that there was something
+        for, or may be."""
+        found = []
         for name in self.claims.transports_with_due(before):
             if self._done():
                 break
             self._make_room()
-            found |= self._claim_from(name, before)
+            if self._claim_from(name, before):
+                found.append(name)
         return found
 
     def _make_room(self) -> None:
@@ -194,19 +196,20 @@ class Sweep:
         probing = self.pacing.needs_probe(name)
         if probing and self.pacing.may_send(name) is not None:
             return False
-        places = 1 if probing else self._places()
+        places = 1 if probing else self._places(name)
         claims = self.claims.take(name, places, due_before=before) if places else []
         self._put(claims, cleared=probing)
         return bool(claims) or places == 0
 
-    def _places(self) -> int:
-        places = max(0, self.concurrency * 2 - self._pool.pending)
+    def _places(self, name: str) -> int:
+        places = max(0, self.concurrency * 2 - self._pool.pending_in(name))
         return places if self.limit is None else min(places, self.limit - self._claimed)
 
     def _put(self, claims: list[Claim], cleared: bool) -> None:
         self._claimed += len(claims)
         for claim in claims:
-            self._pool.submit(claim.job_id, (self.leases.hold(claim), cleared))
+            entry = (self.leases.hold(claim), cleared)
+            self._pool.submit(claim.job_id, entry, claim.transport)
 
     def _suspects(self, before: float) -> None:
         """Those whose sender died, one at a time and alone."""

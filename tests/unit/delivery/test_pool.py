@@ -1,0 +1,120 @@
+"""Threads in lanes: bounded, fair to every lane, and gone with the process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from flask_deferred_mail.delivery.pool import SenderPool
+from tests.support.waiting import wait_until
+
+
+class Work:
+    """What the threads do: they stand still until they are let go."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.gate = threading.Event()
+
+    def __call__(self, item: str) -> None:
+        self.started.append(item)
+        assert self.gate.wait(20)
+
+    def wait_for(self, *items: str) -> None:
+        wait_until(lambda: sorted(self.started) == sorted(items), message=f"{self.started}")
+
+
+@pytest.fixture
+def work() -> Iterator[Work]:
+    work = Work()
+    yield work
+    work.gate.set()
+
+
+def fill(pool: SenderPool[str], lane: str, number: int) -> None:
+    for n in range(number):
+        assert pool.submit(f"{lane}{n}", f"{lane}{n}", lane)
+
+
+def test_a_lane_has_as_many_threads_as_the_pool_is_large(work: Work) -> None:
+    """Three of five items are in work, in their order; the rest waits."""
+    pool = SenderPool(3, work, "test")
+    fill(pool, "a", 5)
+    work.wait_for("a0", "a1", "a2")
+    assert (pool.pending, pool.pending_in("a"), pool.pending_in("b")) == (5, 5, 0)
+    assert not pool.wait(5, 0.01)
+    work.gate.set()
+    assert pool.wait(1, 20)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_lane_that_stands_still_does_not_hold_up_the_others(work: Work, size: int) -> None:
+    """However many wait in the first lane, each later one has its first thread at once."""
+    pool = SenderPool(size, work, "test")
+    fill(pool, "a", 10)
+    fill(pool, "b", 3)
+    fill(pool, "c", 3)
+    work.wait_for(*(f"a{n}" for n in range(size)), "b0", "c0")
+    work.gate.set()
+    assert pool.wait(1, 20)
+
+
+def test_the_thread_that_another_lane_brought_does_not_fall_to_the_first(work: Work) -> None:
+    """It is there when that lane has work again, while the first still stands still."""
+
+    def only_a_stands_still(item: str) -> None:
+        if item.startswith("a"):
+            work(item)
+        else:
+            work.started.append(item)
+
+    pool = SenderPool(2, only_a_stands_still, "test")
+    fill(pool, "a", 6)
+    fill(pool, "b", 1)
+    work.wait_for("a0", "a1", "b0")
+    assert pool.wait_for_any(["a", "b"], 1, 20)
+    assert pool.submit("b1", "b1", "b")
+    work.wait_for("a0", "a1", "b0", "b1")
+    assert not pool.wait_for_any(["a"], 3, 0.01)
+
+
+def test_an_item_that_was_written_off_costs_no_thread(work: Work) -> None:
+    """Its thread stands still for ever; another takes its place."""
+    pool = SenderPool(1, work, "test")
+    fill(pool, "a", 2)
+    work.wait_for("a0")
+    assert pool.write_off("a0")
+    assert not pool.write_off("a0")
+    assert not pool.write_off("a1")
+    work.wait_for("a0", "a1")
+
+
+def test_a_closed_pool_takes_nothing_and_gives_back_what_waits(work: Work) -> None:
+    """Nothing begins after the end; threads end."""
+    pool = SenderPool(1, work, "test")
+    fill(pool, "a", 3)
+    work.wait_for("a0")
+    assert pool.close() == ["a1", "a2"]
+    assert not pool.submit("a3", "a3", "a")
+    work.gate.set()
+    assert pool.wait(1, 20)
+    assert work.started == ["a0"]
+
+
+def test_an_item_that_raises_does_not_end_its_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """Not even with ``SystemExit``: the next one is done, by the same thread."""
+    threads = []
+
+    def work(item: str) -> None:
+        threads.append(threading.get_ident())
+        if item == "a0":
+            raise SystemExit(1)
+
+    pool = SenderPool(1, work, "test")
+    fill(pool, "a", 2)
+    assert pool.wait(1, 20)
+    assert len(threads) == 2
+    assert len(set(threads)) == 1
+    assert "a sender thread met an error" in caplog.text
