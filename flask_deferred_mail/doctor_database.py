@@ -16,6 +16,9 @@ from .store.inspection import Condition, Inspection
 #: Free space on the database's disk below which a warning is due, in bytes.
 LITTLE_SPACE = 100 * 2**20
 
+#: Seconds by which clocks may differ without being worth a word.
+CLOCK_TOLERANCE = 5.0
+
 
 def examine_database(database: Database) -> Generator[Finding, None, bool]:
     """Whether it opens, keeps what it is told, and lies in a good place.
@@ -31,10 +34,16 @@ def examine_database(database: Database) -> Generator[Finding, None, bool]:
             Level.FAIL, "database", clean(str(error)), "see the text; then run this again"
         )
         return False
-    yield Finding(
-        Level.OK, "database", f"{shown} (SQLite {condition.sqlite_version}, tables of version "
-        f"{condition.schema_version})",
-    )  # fmt: skip
+    product, version = clean(condition.setup.product), condition.schema_version
+    yield Finding(Level.OK, "database", f"{shown} ({product}, tables of version {version})")
+    if abs(condition.clock_ahead) > CLOCK_TOLERANCE:
+        yield Finding(
+            Level.WARN,
+            "database",
+            f"its clock and this host's differ by {condition.clock_ahead:.0f} s",
+            "nothing is sent too early or twice for it, but send_at means the database's time: "
+            "let both hosts ask a time server",
+        )
     yield from _durability(condition)
     yield _writing(inspection)
     if database.path is not None:
@@ -43,29 +52,26 @@ def examine_database(database: Database) -> Generator[Finding, None, bool]:
 
 
 def _durability(condition: Condition) -> Iterator[Finding]:
-    if not condition.durable:
-        yield Finding(
-            Level.FAIL,
-            "database",
-            "commits do not wait for the disk: a power cut loses recorded mail",
-            "PRAGMA synchronous must be FULL",
-        )
-    if condition.journal_mode == "memory":
+    setup = condition.setup
+    if setup.in_memory:
         yield Finding(
             Level.WARN,
             "database",
             "it is kept in memory: mail ends with the process",
             "set DEFERRED_MAIL_DATABASE_URI to a file",
         )
-    elif condition.journal_mode != "wal":
+    elif not setup.durable:
         yield Finding(
-            Level.WARN,
+            Level.FAIL,
             "database",
-            f"journal mode is {clean(condition.journal_mode)}, not WAL: slower, and readers wait",
-            "put the file on a local disk",
+            "commits do not wait for the disk: a power cut loses recorded mail",
+            f"needed: {setup.durability}",
         )
-    elif condition.durable:
-        yield Finding(Level.OK, "database", "write-ahead log, every commit waits for the disk")
+    else:
+        yield Finding(Level.OK, "database", f"every commit waits for the disk ({setup.durability})")
+    if setup.weakness is not None:
+        what, advice = setup.weakness
+        yield Finding(Level.WARN, "database", clean(what), advice)
 
 
 def _writing(inspection: Inspection) -> Finding:

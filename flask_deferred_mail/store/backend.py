@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from sqlalchemy import Connection, Engine, inspect, select
@@ -23,6 +24,22 @@ class Trouble(Enum):
     LOST = auto()
     #: It will not get better.
     FINAL = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How a database is set up, as far as it matters to a promise."""
+
+    #: Name and version.
+    product: str
+    #: Commits survive a power cut.
+    durable: bool
+    #: What makes (or should make) them do so.
+    durability: str
+    #: The data ends with the process.
+    in_memory: bool = False
+    #: Works, but could do better: what, and what to do about it.
+    weakness: tuple[str, str] | None = None
 
 
 class Backend(ABC):
@@ -67,6 +84,10 @@ class Backend(ABC):
     @abstractmethod
     def explain(self, error: SQLAlchemyError) -> StoreError:
         """The error in our words."""
+
+    @abstractmethod
+    def setup(self, connection: Connection) -> Setup:
+        """How it is set up, for ``doctor``."""
 
     def check_alive(self) -> None:
         """Called before each use, cheap.

@@ -6,15 +6,18 @@ may take a second. Read only, but for :meth:`Inspection.try_writing`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select
 
 from ..errors import JobNotFound
 from ..job import Job, JobStatus
+from .backend import Backend, Setup
 from .database import Database
-from .dialect import now
+from .dialect import now, read_now
 from .payload import FORMAT
 from .rows import JOB_COLUMNS, job_from
 from .schema import SCHEMA_VERSION, jobs, meta
@@ -22,15 +25,14 @@ from .schema import SCHEMA_VERSION, jobs, meta
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How the database is set up, as its own words say."""
+    """How the database stands, as its own words say."""
 
+    setup: Setup
     #: Version of its tables, and of those that this process knows.
     schema_version: int
     known_version: int
-    journal_mode: str
-    #: Commits survive a power cut.
-    durable: bool
-    sqlite_version: str
+    #: Seconds by which its clock is ahead of this host's; negative: behind.
+    clock_ahead: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Inspection:
 
         :raises StoreError: it cannot be opened, or its tables are not ours to read.
         """
-        return self.database.read(_condition)
+        return self.database.read(partial(_condition, self.database.backend))
 
     def try_writing(self) -> None:
         """Write for real, without a trace: only that shows a full or read-only disk.
@@ -144,17 +146,13 @@ class Inspection:
         return _standing(row)
 
 
-def _condition(connection: Connection) -> Condition:
-    def ask(statement: str) -> Any:
-        return connection.exec_driver_sql(statement).scalar()
-
+def _condition(backend: Backend, connection: Connection) -> Condition:
     version = connection.scalar(select(meta.c.value).where(meta.c.name == "schema"))
     return Condition(
+        setup=backend.setup(connection),
         schema_version=int(version or 0),
         known_version=SCHEMA_VERSION,
-        journal_mode=str(ask("PRAGMA journal_mode")),
-        durable=ask("PRAGMA synchronous") in (2, 3),  # FULL, EXTRA
-        sqlite_version=str(ask("SELECT sqlite_version()")),
+        clock_ahead=read_now(connection) - time.time(),
     )
 
 

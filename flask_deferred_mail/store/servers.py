@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ..cleaning import clean
 from ..errors import CommitUnknown, SchemaError, StoreError
-from .backend import Backend, Trouble
+from .backend import Backend, Setup, Trouble
 
 #: Seconds that a connection may have been idle and still be used without a look at it. A server
 #: that was restarted meanwhile is noticed by the look, not by the mail.
@@ -133,6 +133,16 @@ class PostgresqlBackend(ServerBackend):
     _lost = frozenset({"08000", "08003", "08006", "08001", "57P01", "57P02", "57P03"})
     _missing = frozenset({"42P01", "42703"})
 
+    def setup(self, connection: Connection) -> Setup:
+        def ask(name: str) -> str:
+            return str(connection.exec_driver_sql(f"SHOW {name}").scalar())
+
+        return Setup(
+            product=f"PostgreSQL {ask('server_version')}",
+            durable=ask("fsync") == "on" and ask("synchronous_commit") not in ("off", "local"),
+            durability="fsync and synchronous_commit on",
+        )
+
     def _code(self, error: DBAPIError) -> object:
         return getattr(error.orig, "sqlstate", None)
 
@@ -154,6 +164,17 @@ class MysqlBackend(ServerBackend):
     # cannot connect, server gone, lost connection, server shutdown, killed
     _lost = frozenset({2002, 2003, 2006, 2013, 2055, 1053, 1927, 1317})
     _missing = frozenset({1146, 1054})
+
+    def setup(self, connection: Connection) -> Setup:
+        version, flush = connection.exec_driver_sql(
+            "SELECT VERSION(), @@innodb_flush_log_at_trx_commit"
+        ).one()
+        name = "MariaDB" if "mariadb" in str(version).lower() else "MySQL"
+        return Setup(
+            product=f"{name} {version}",
+            durable=flush == 1,
+            durability="innodb_flush_log_at_trx_commit = 1",
+        )
 
     def _code(self, error: DBAPIError) -> object:
         return next(iter(getattr(error.orig, "args", ())), None)

@@ -25,7 +25,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from ..cleaning import clean
 from ..errors import SchemaError, StoreError
-from .backend import Backend, Trouble
+from .backend import Backend, Setup, Trouble
 from .dialect import SQLITE_CLOCK
 from .prepared import run_sql
 
@@ -147,6 +147,25 @@ class SqliteBackend(Backend):
                 f"{self.shown}: {reason}; run `flask mail init-db` (or remove a half-made file)"
             )
         return StoreError(f"{self.shown}: {reason}")
+
+    def setup(self, connection: Connection) -> Setup:
+        def ask(statement: str) -> Any:
+            return connection.exec_driver_sql(statement).scalar()
+
+        mode = str(ask("PRAGMA journal_mode"))
+        weakness = None
+        if mode not in ("wal", "memory"):
+            weakness = (
+                f"journal mode is {mode}, not WAL: slower, and readers wait",
+                "put the file on a local disk",
+            )
+        return Setup(
+            product=f"SQLite {ask('SELECT sqlite_version()')}",
+            durable=ask("PRAGMA synchronous") in (2, 3),  # FULL, EXTRA
+            durability="PRAGMA synchronous = FULL",
+            in_memory=mode == "memory",
+            weakness=weakness,
+        )
 
     def check_alive(self) -> None:
         """Whether the file was deleted or replaced under us.
