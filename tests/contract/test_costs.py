@@ -155,6 +155,13 @@ def test_an_outcome_is_one_commit(app: MailApp) -> None:
     assert trace.take() == ONE_OUTCOME
 
 
+def test_making_sure_of_room_is_two_statements(app: MailApp) -> None:
+    """Written and taken back, each with a commit of its own."""
+    trace = Trace(app)
+    app.runtime.jobs.make_room(1)
+    assert trace.take() == ["INSERT", "DELETE"]
+
+
 def test_leases_are_renewed_by_one_statement(app: MailApp) -> None:
     """However many mails are in hand."""
     claims = _claims(app, 20)
