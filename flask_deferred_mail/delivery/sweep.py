@@ -82,6 +82,9 @@ class Sweep:
         self.setback = setback
         self.seen = seen
         self.concurrency = concurrency
+        # Of one transport at a time: a claim costs as much for eight mails as for one, but what is
+        # in hand when a sweep is killed waits for the end of its lease.
+        self._in_hand = min(max(8, concurrency * 4), 64)
         self.limit = limit
         self.counts = Counts()
         self._on_result = on_result
@@ -156,7 +159,7 @@ class Sweep:
             self._show_up()
             if lanes := self._claim_round(before):
                 # Claim again as soon as half of the places of one transport are free.
-                self._pool.wait_for_any(lanes, self.concurrency + 1, 30.0)
+                self._pool.wait_for_any(lanes, self._in_hand // 2 + 1, 30.0)
             elif pending := self._pool.pending:
                 # What is in flight may be the probe that everybody else waits for.
                 self._pool.wait(pending, 30.0)
@@ -202,7 +205,7 @@ class Sweep:
         return bool(claims) or places == 0
 
     def _places(self, name: str) -> int:
-        places = max(0, self.concurrency * 2 - self._pool.pending_in(name))
+        places = max(0, self._in_hand - self._pool.pending_in(name))
         return places if self.limit is None else min(places, self.limit - self._claimed)
 
     def _put(self, claims: list[Claim], cleared: bool) -> None:

@@ -44,9 +44,11 @@ class SqliteBackend(Backend):
         #: The database file, if there is one.
         self.path = None if self.in_memory else _file_of(url)
         self._inode: int | None = None
-        # An in-memory database lives in one connection, which cannot hold two transactions.
-        self._turn: AbstractContextManager[Any] = (
-            threading.RLock() if self.in_memory else nullcontext()
+        # Threads of one process take turns at writing, rather than find the file busy and sleep.
+        # An in-memory database lives in one connection, which cannot hold two transactions at all.
+        self._writer = threading.RLock()
+        self._reader: AbstractContextManager[Any] = (
+            self._writer if self.in_memory else nullcontext()
         )
 
     def bare_engine(self) -> Engine:
@@ -108,23 +110,28 @@ class SqliteBackend(Backend):
     # -- transactions -----------------------------------------------------------------------
 
     def writing(self, engine: Engine) -> AbstractContextManager[Connection]:
-        return self._transaction(engine, "BEGIN IMMEDIATE")
+        return self._transaction(engine, "BEGIN IMMEDIATE", self._writer)
 
     def reading(self, engine: Engine) -> AbstractContextManager[Connection]:
-        return self._transaction(engine, "BEGIN")
+        return self._transaction(engine, "BEGIN", self._reader)
+
+    def single(self, engine: Engine) -> AbstractContextManager[Connection]:
+        return self._statement(engine, self._writer)
 
     def single_read(self, engine: Engine) -> AbstractContextManager[Connection]:
-        return self.single(engine)
+        return self._statement(engine, self._reader)
 
     @contextmanager
-    def single(self, engine: Engine) -> Iterator[Connection]:
+    def _statement(self, engine: Engine, turn: AbstractContextManager[Any]) -> Iterator[Connection]:
         # Saves the BEGIN and the COMMIT, which cost as much as a small INSERT.
-        with self._turn, engine.connect() as connection:
+        with turn, engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def _transaction(self, engine: Engine, begin: str) -> Iterator[Connection]:
-        with self._turn, engine.connect() as connection:
+    def _transaction(
+        self, engine: Engine, begin: str, turn: AbstractContextManager[Any]
+    ) -> Iterator[Connection]:
+        with turn, engine.connect() as connection:
             run_sql(connection, begin)
             try:
                 yield connection
