@@ -155,7 +155,8 @@ _ASCII = Key("MAIL_ASCII_ATTACHMENTS", conversion.boolean, False, "ASCII-only fi
 
 #: Flask-Mail's (and the last one Flask-Mailman's) description of a server.
 SERVER_KEYS: tuple[Key, ...] = (
-    Key("MAIL_SERVER", conversion.host, None, "Host name or address."),
+    # People put a login before the host, as in a URL.
+    Key("MAIL_SERVER", conversion.host, None, "Host name or address.", secret=True),
     Key("MAIL_PORT", conversion.whole_number(1, 65_535), None, "25; 465 with MAIL_USE_SSL."),
     Key("MAIL_USERNAME", conversion.text, None, "Login, if there is a password.", secret=True),
     Key("MAIL_PASSWORD", conversion.text, None, "Password, if there is a login.", secret=True),

@@ -16,7 +16,7 @@ import threading
 import weakref
 from contextlib import suppress
 
-from ..cleaning import clean
+from ..cleaning import MAX_TEXT, clean
 from ..deadline import Deadline
 from .smtp_replies import Reply
 
@@ -24,6 +24,8 @@ from .smtp_replies import Reply
 MAX_LINE = 4096
 MAX_REPLY = 64 * 1024
 MAX_LINES = 100
+#: A secret of so many characters is hidden also in the middle of a word.
+_UNMISTAKABLE = 6
 #: Bytes given to the socket in one call; the deadline is looked at between calls.
 _CHUNK = 128 * 1024
 
@@ -115,7 +117,7 @@ class SmtpConnection:
             size += length
             match = _REPLY_LINE.match(line)
             if match is None or (lines and match[1] != code):
-                raise Broken(f"the server's answer is not SMTP: {clean(line, 200)}")
+                raise Broken(f"the server's answer is not SMTP: {self._words(line, 200)}")
             code = match[1]
             lines.append(match[3] or b"")
             if match[2] != b"-":
@@ -153,10 +155,17 @@ class SmtpConnection:
         rest = lines[1:]
         if re.fullmatch(rb"[245]\.\d{1,3}\.\d{1,3}", head):
             rest = [line.removeprefix(head + b" ") for line in rest]
-        text = clean(b" ".join([lines[0], *rest]))
+        return self._words(b" ".join([lines[0], *rest]))
+
+    def _words(self, data: bytes, limit: int = MAX_TEXT) -> str:
+        """What the server said, cleaned; whatever of it is secret is hidden before it is cut."""
+        text = data.decode("utf-8", "replace")
         for secret in self.secrets:
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
-        return text
+            pattern = re.escape(secret)
+            if len(secret) < _UNMISTAKABLE:
+                pattern = rf"(?<!\w){pattern}(?!\w)"
+            text = re.sub(pattern, "***", text)
+        return clean(text, limit)
 
     def unsolicited(self) -> Reply | None:
         """What the server says although it was not asked, if anything. Does not wait for it.

@@ -217,17 +217,18 @@ class Opening:
             )
         self._fail(FaultKind.ACCOUNT, _UNSAFE_LOGIN)
 
-    def _hide(self, *secrets: str) -> None:
+    def _hide(self, user: str, password: str) -> None:
         """Some servers repeat what they were told in their refusal; it must not be kept."""
-        self._open.secrets = tuple(filter(None, secrets))
+        forms = (_base64(f"\0{user}\0{password}"), _base64(password), password)
+        self._open.secrets = tuple(filter(None, forms))
 
     def _auth_plain(self, user: str, password: str) -> Reply:
         token = _base64(f"\0{user}\0{password}")
-        self._hide(token, password)
+        self._hide(user, password)
         return self._open.command(f"AUTH PLAIN {token}", self._step())
 
     def _auth_login(self, user: str, password: str) -> Reply:
-        self._hide(_base64(password), password)
+        self._hide(user, password)
         reply = self._open.command("AUTH LOGIN", self._step())
         for answer in (user, password):
             if reply.code != 334:
