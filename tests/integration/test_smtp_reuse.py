@@ -246,7 +246,9 @@ def test_idle_connections_are_not_hoarded(monkeypatch: pytest.MonkeyPatch) -> No
     pool = IdleConnections()
     with SmtpServer() as server:
         for _ in range(3):
-            pool.give_back(dial(server.host, server.port, Deadline.after(5), 5))
+            connection = dial(server.host, server.port, Deadline.after(5), 5)
+            connection.read_reply(Deadline.after(5))
+            pool.give_back(connection)
         wait_until(lambda: server.count("QUIT") == 1)
         assert server.connections == 3
         pool.close(5)
