@@ -30,9 +30,8 @@ from tests.support.transport_calls import a_letter, fates, send
 
 ANN, BOB, CID = "ann@example.net", "bob@example.net", "cid@example.net"
 
-#: Stages whose failure the transport pays for, and those that the mail pays for.
-OPENING = ["banner", "ehlo", "starttls", "auth", "mail"]
-UNDER_WAY = ["rcpt", "data"]
+OPENING = ["banner", "ehlo", "starttls", "auth", "mail"]  # the transport pays
+UNDER_WAY = ["rcpt", "data"]  # the mail pays
 
 
 def attempt(seconds: float = 10.0, patience: float = 10.0, **behaviour: Any) -> Outcome:
@@ -398,5 +397,4 @@ def test_greylisting_is_passed_by_the_same_envelope() -> None:
 
 def test_too_many_connections() -> None:
     """421 as a greeting is the transport's: the mail is kept and not burned."""
-    with SmtpServer(max_connections=0) as server, client(server) as smtp:
-        assert_transport_pays(send(smtp))
+    assert_transport_pays(attempt(max_connections=0))
