@@ -35,8 +35,6 @@ log = logging.getLogger("flask_deferred_mail")
 #: good must not fill its memory with them.
 OUTBOX_LIMIT = 1_000
 
-_INLINE = "flask_deferred_mail.inline"
-
 
 class App(Protocol):
     """The part of a Flask application that is used here."""
@@ -98,7 +96,7 @@ class AppMail:
         hook = _hook(environ, suppressed)
         soon = hook is not None and _due_now(submission)
         lease = None
-        if soon and self.settings.dispatch == "thread":
+        if soon and self._may_lease(submission):
             lease = runtime.dispatcher.room_for(submission.transport)
         added = runtime.jobs.add(submission, lease)
         if not added.created:
@@ -108,7 +106,7 @@ class AppMail:
                 ticket = runtime.dispatcher.reserve(added.claim, submission.letter)
                 hook.append(partial(runtime.dispatcher.ring, ticket))
             else:
-                self._schedule(environ, hook, added.job)
+                self._schedule(hook, added.job)
         self._recorded(message, added.job, suppressed)
         return added.job
 
@@ -122,7 +120,7 @@ class AppMail:
         for message, submission, one in zip(messages, submissions, added, strict=True):
             if one.created:
                 if hook is not None and _due_now(submission):
-                    self._schedule(environ, hook, one.job)
+                    self._schedule(hook, one.job)
                 self._recorded(message, one.job, suppressed)
         return [one.job for one in added]
 
@@ -138,22 +136,51 @@ class AppMail:
         apart(self.runtime.deliver_now, added.job.id)
         return self.runtime.jobs.get(added.job.id)
 
-    def _schedule(self, environ: Any, hook: list[Any], job: Job) -> None:
+    # -- one recorded mail ------------------------------------------------------------------
+
+    def cancel(self, job_id: int) -> Job:
+        """End a mail that has not been sent, also one in hand here that has not begun.
+
+        :raises IllegalTransition: it is being sent, or has ended.
+        """
+        self.runtime.take_back(job_id)
+        return self.runtime.changes.cancel(job_id)
+
+    def hold(self, job_id: int) -> Job:
+        """Keep a waiting mail until it is released, also one that waits in this process.
+
+        :raises IllegalTransition: it is being sent, or has ended.
+        """
+        self.runtime.take_back(job_id)
+        return self.runtime.changes.hold(job_id)
+
+    # -- scheduling -------------------------------------------------------------------------
+
+    def _may_lease(self, submission: Submission) -> bool:
+        """Whether its row may be inserted already leased to this process."""
+        # A process that dies with such a row has spent an attempt that never began: not the only
+        # one that there is.
+        attempts = submission.max_attempts or self.settings.max_attempts
+        return self.settings.dispatch == "thread" and attempts > 1
+
+    def _schedule(self, hook: list[Any], job: Job) -> None:
         """Have a row sent that nobody has leased, once the response is closed."""
         if self.settings.dispatch == "thread":
             dispatcher = self.runtime.dispatcher
             ticket = Ticket(job.id, transport=job.transport)
             hook.append(partial(dispatcher.ring, ticket))
         elif self.settings.dispatch == "inline":
-            self._schedule_inline(environ, hook, job.id)
+            self._schedule_inline(hook, job.id)
 
-    def _schedule_inline(self, environ: Any, hook: list[Any], job_id: int) -> None:
-        # One callable for all mails of a request: they share its time budget.
-        batches: dict[int, list[int]] = environ.setdefault(_INLINE, {})
-        if id(self) not in batches:
-            batches[id(self)] = []
-            hook.append(partial(apart, self.runtime.deliver_inline, batches[id(self)]))
-        batches[id(self)].append(job_id)
+    def _schedule_inline(self, hook: list[Any], job_id: int) -> None:
+        # One callable for all mails of a request: they share its time budget. It is looked for in
+        # the list that will be run, so one that has run takes no more mail.
+        mine = (c for c in hook if isinstance(c, _Batch) and c.state is self)
+        batch = next(mine, None)
+        if batch is None:
+            batch = _Batch(self)
+            hook.append(batch)
+        batch.job_ids.append(job_id)
 
     def _submission(self, message: Message) -> Submission:
         """The message, checked, and refused here if its transport cannot carry it."""
@@ -219,6 +246,17 @@ class AppMail:
             self._recordings = [r for r in self._recordings if r is not messages]
 
 
+class _Batch:
+    """The mails of one request that its closing is to send."""
+
+    def __init__(self, state: AppMail) -> None:
+        self.state = state
+        self.job_ids: list[int] = []
+
+    def __call__(self) -> None:
+        apart(self.state.runtime.deliver_inline, self.job_ids)
+
+
 class _Signals:
     """Tells receivers what happened, in a fresh app context; reads the job only if any listens."""
 
@@ -226,6 +264,13 @@ class _Signals:
         self.state = state
 
     def attempted(self, event: Attempted) -> None:
+        try:
+            self._attempted(event)
+        except Exception:
+            # The outcome is written; whatever breaks now must not make it look otherwise.
+            log.exception("mail %d: telling of its attempt broke", event.job_id)
+
+    def _attempted(self, event: Attempted) -> None:
         after = _AFTER.get(event.status)
         heard = [signals.mail_attempted, *after] if after else [signals.mail_attempted]
         if event.accepted:
@@ -236,7 +281,6 @@ class _Signals:
         try:
             job = self.state.runtime.jobs.get(event.job_id)
         except DeferredMailError as error:
-            # The outcome is written; a database that fails now must not make it look otherwise.
             log.error("mail %d: no signal of its attempt: %s", event.job_id, error)
             return
         for signal in heard:

@@ -90,7 +90,11 @@ class SchemaError(StoreError):
     """The tables are missing, or were made by a newer version than this one."""
 
 
-class UnknownFormat(StoreError):
+class ContentLost(StoreError):
+    """A mail's content cannot be read: damaged, purged, or with an attachment missing."""
+
+
+class UnknownFormat(ContentLost):
     """The mail was recorded in a format that this version cannot read; it is left alone."""
 
 

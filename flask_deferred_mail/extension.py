@@ -194,7 +194,7 @@ class DeferredMail:
                 raise JobNotFound(f"there is no mail with the key {key!r}")
             id = job.id  # noqa: A001 - as above
         assert id is not None
-        return self.for_app().runtime.changes.cancel(id)
+        return self.for_app().cancel(id)
 
     def retry(self, id: int) -> Job:  # noqa: A002 - the contract's name
         """Open rejected and failed recipients again, with a fresh budget; never sent ones."""
@@ -202,7 +202,7 @@ class DeferredMail:
 
     def hold(self, id: int) -> Job:  # noqa: A002 - the contract's name
         """Keep a waiting mail until it is released."""
-        return self.for_app().runtime.changes.hold(id)
+        return self.for_app().hold(id)
 
     def release(self, id: int, *, as_sent: bool = False) -> Job:  # noqa: A002 - the contract's name
         """Let a held mail go; with ``as_sent``, end it without sending."""

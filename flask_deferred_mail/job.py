@@ -134,6 +134,8 @@ class JobRecipient:
     unknowns: int = 0
     #: Idempotency key of the call that ended without an answer, while that is so.
     doubt: str | None = None
+    #: When that was, in seconds since the epoch by the database's clock.
+    doubted_at: float | None = None
 
     @property
     def recipient(self) -> Recipient:

@@ -95,6 +95,9 @@ class Outcome:
     #: The failure is one of this mail's configuration. Five different mails in a row: it was the
     #: account after all.
     message_config: bool = False
+    #: The conversation broke off without an answer to this call, so nothing is known of the other
+    #: side but that.
+    unanswered: bool = False
     #: A private-copies call was refused as a whole over (at least) one of its recipients: try it
     #: in halves.
     divisible: bool = False
@@ -111,6 +114,7 @@ class Outcome:
         server_wide: str | None = None,
         message_config: bool = False,
         divisible: bool = False,
+        unanswered: bool = False,
         server: ServerNote | None = None,
     ) -> Outcome:
         """The same fate for every recipient of the call."""
@@ -120,6 +124,7 @@ class Outcome:
             server_wide=server_wide,
             message_config=message_config,
             divisible=divisible,
+            unanswered=unanswered,
             server=server or ServerNote(),
         )
 
@@ -143,15 +148,20 @@ class Outcome:
         )
 
     @property
+    def decided(self) -> bool:
+        """Whether it came to something for somebody."""
+        return any(r.fate not in (Fate.DEFERRED, Fate.UNTRIED) for r in self.results)
+
+    @property
     def costs_attempt(self) -> bool:
-        """Whether the mail pays: no, if the transport is at fault and nobody was decided."""
-        return self.fault is None or any(
-            result.fate not in (Fate.DEFERRED, Fate.UNTRIED) for result in self.results
-        )
+        """Whether the mail pays for it, if it is tried again: not for a fault of the transport."""
+        return self.fault is None and any(r.fate is Fate.DEFERRED for r in self.results)
 
     @property
     def answered(self) -> bool:
         """Whether the other side answered: it is there, and has said what it made of the call."""
+        if self.unanswered:
+            return False
         if self.fault is not None:
             return self.fault.kind is not FaultKind.UNREACHABLE
         return any(result.fate is not Fate.UNKNOWN for result in self.results)

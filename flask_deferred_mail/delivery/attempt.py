@@ -25,10 +25,12 @@ from ..job import ACCEPTED, Job, JobRecipient, JobStatus
 from ..letter import Letter
 from ..outcome import Fate, RecipientResult, ServerNote
 from ..store.claims import Claim
+from ..store.database import PATIENCE
 from ..store.jobs import OUTCOME_PATIENCE
 from ..store.statements import AttemptNote, Verdict
 from .calls import Calls, Tools
 from .leases import OUT_OF_TIME, Holding, LeaseKeeper, Phase
+from .pacing import Leave, Rest
 from .verdict import Tally, after_attempt, apply, before_attempt
 
 log = logging.getLogger("flask_deferred_mail.delivery")
@@ -100,13 +102,13 @@ class Deliverer:
         holding: Holding,
         letter: Letter | None = None,
         *,
-        cleared: bool = False,
+        leave: Leave | None = None,
         contain: bool = True,
         budget: Deadline | None = None,
     ) -> Delivered:
         """Attempt one mail that is in hand, write down what came of it, and let go of it.
 
-        ``letter`` saves reading it back when the caller still has it. ``cleared``: the caller has
+        ``letter`` saves reading it back when the caller still has it. ``leave``: the caller has
         asked :class:`Pacing` already. ``contain``: in a thread of ours, an exception of any class
         is the mail's fault; elsewhere ``SystemExit`` and its like pass, and the mail is given
         back. ``budget`` bounds the attempt further.
@@ -114,15 +116,35 @@ class Deliverer:
         :raises StoreError: the outcome could not be written; the lease will end by itself.
         """
         try:
-            return self._attempt(holding, letter, cleared, contain, budget)
+            answer = leave or self._ask(holding)
+            if isinstance(answer, Rest):
+                reason = f"transport {holding.claim.transport!r} rests: {answer.reason}"
+                return self._return(holding, reason)
+            try:
+                return self._attempt(holding, letter, contain, budget)
+            finally:
+                self.pacing.drop(answer)
         finally:
             self.leases.let_go(holding)
+
+    def _ask(self, holding: Holding) -> Rest | Leave:
+        """Leave to use the transport; a mail whose time is over ends whatever it says."""
+        if self._has_ended(holding.claim):
+            return Leave(holding.claim.transport)
+        try:
+            return self.pacing.ask(holding.claim.transport)
+        except StoreError:
+            # Nothing was tried: the mail does not pay for the database.
+            self._return(holding, "the database could not be asked")
+            raise
+
+    def _has_ended(self, claim: Claim) -> bool:
+        return before_attempt(claim, self.policy, claim.now(), _Clock().note()) is not None
 
     def _attempt(
         self,
         holding: Holding,
         letter: Letter | None,
-        cleared: bool,
         contain: bool,
         budget: Deadline | None,
     ) -> Delivered:
@@ -130,9 +152,7 @@ class Deliverer:
         started = _Clock()
         ended = before_attempt(claim, self.policy, claim.now(), started.note())
         if ended is not None:
-            return self._record(holding, ended, letter)
-        if not cleared and (rest := self.pacing.may_send(claim.transport)) is not None:
-            return self._return(holding, f"transport {claim.transport!r} rests: {rest.reason}")
+            return self._record(claim, ended, letter)
         if claim.deaths:
             self._make_room(holding)
         seconds = self.timing.attempt(claim.size)
@@ -141,7 +161,7 @@ class Deliverer:
         if not holding.begin(deadline, overdue_at):
             return Delivered("returned", holding.why_dropped)
         crashpoints.reached("after-claim")
-        work = Calls(self.tools, holding, deadline, contain)
+        work = Calls(self.tools, holding, deadline, contain, budgeted=budget is not None)
         try:
             tally = self._run(work, letter)
         except HandoverRefused as refusal:
@@ -156,7 +176,9 @@ class Deliverer:
         verdict = after_attempt(
             claim, self.policy, tally, claim.now(), started.note(work.server), self.rng
         )
-        return self._record(holding, verdict, work.letter, patient=contain)
+        delivered = self._record(claim, verdict, work.letter, patient=contain)
+        work.tell_pacing()
+        return delivered
 
     def _make_room(self, holding: Holding) -> None:
         """The last attempt left no outcome: make sure that this one can."""
@@ -183,26 +205,27 @@ class Deliverer:
 
     # -- afterwards -------------------------------------------------------------------------
 
-    def _persist(self, claim: Claim, verdict: Verdict, patience: float) -> bool:
+    def _persist(self, claim: Claim, verdict: Verdict, patient: bool) -> bool:
         """Write the outcome, again and again on a database that fails: until it is in, a crash or
         the end of the lease sends the mail twice."""
+        patience = OUTCOME_PATIENCE if patient else PATIENCE
         give_up = Deadline.after(patience)
         while True:
             try:
-                return self.store.record(claim, verdict)
+                return self.store.record(claim, verdict, patience)
             except SchemaError:
                 raise
             except StoreError as error:
                 log.error("mail %d: its outcome cannot be written: %s", claim.job_id, error)
-                if give_up.left() <= 0:
+                if not patient or give_up.left() <= 0:
                     raise
             time.sleep(min(1.0, max(0.0, give_up.left())))
 
     def _record(
-        self, holding: Holding, verdict: Verdict, letter: Letter | None, patient: bool = True
+        self, claim: Claim, verdict: Verdict, letter: Letter | None, patient: bool = True
     ) -> Delivered:
-        claim = holding.claim
-        if not self._persist(claim, verdict, OUTCOME_PATIENCE if patient else 0.0):
+        """Write it down and tell; ``claim`` is the mail as it was before the attempt."""
+        if not self._persist(claim, verdict, patient):
             log.warning(
                 "mail %d: lease lost before its outcome (%s) was written; the row is another's",
                 claim.job_id,
@@ -234,17 +257,17 @@ class Deliverer:
         detail = "the attempt stood still past its deadline"
         results = [RecipientResult(address, fate, detail) for address in holding.in_call]
         tally = Tally(
-            recipients=apply(claim.recipients, results, holding.call_key, answered=False),
+            recipients=apply(claim.recipients, results, holding.call_key, False, claim.now()),
             costs_attempt=True,
             rests_for=None,
             interrupted=False,
             unknown=handed,
-            answered=False,
+            generation=claim.generation,
             detail=detail,
         )
         note = AttemptNote(time.time(), self.timing.attempt(claim.size), "retry", detail)
         verdict = after_attempt(claim, self.policy, tally, claim.now(), note, self.rng)
-        delivered = self._record(holding, verdict, None)
+        delivered = self._record(claim, verdict, None)
         self.leases.let_go(holding)
         for written_off in self.on_written_off:
             written_off(holding, delivered)

@@ -10,12 +10,18 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import crashpoints
 from ..cleaning import clean
 from ..deadline import Deadline
-from ..errors import ConfigurationError, HandoverRefused, NotYetAvailable, StoreError
+from ..errors import (
+    ConfigurationError,
+    ContentLost,
+    HandoverRefused,
+    NotYetAvailable,
+    StoreError,
+)
 from ..job import JobRecipient, RecipientStatus
 from ..letter import Letter, Recipient
 from ..outcome import Fate, FaultKind, Outcome, RecipientResult, ServerNote
@@ -23,9 +29,16 @@ from ..store.jobs import JobStore
 from ..transports.base import Call, Transport
 from .leases import LOST, Holding
 from .pacing import Pacing
-from .verdict import Policy, Tally, apply, still_open
+from .verdict import Policy, Tally, apply, still_open, without_late_doubts
 
 log = logging.getLogger("flask_deferred_mail.delivery")
+
+#: Seconds to wait for the answer to the last byte when somebody waits for us (inline, inside
+#: ``close()``): with the budget before it, below the 30 s after which gunicorn ends a worker.
+BUDGETED_REPLY = 15.0
+
+#: Recipients of one call, and its idempotency key if it has one from before.
+Envelope = tuple[tuple[Recipient, ...], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +64,26 @@ class Tools:
 class Calls:
     """The calls of one attempt: one envelope after the other, each settled before the next."""
 
-    def __init__(self, tools: Tools, holding: Holding, deadline: Deadline, contain: bool) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        holding: Holding,
+        deadline: Deadline,
+        contain: bool,
+        budgeted: bool = False,
+    ) -> None:
         self.tools = tools
         self.holding = holding
         self.claim = holding.claim
         self.deadline = deadline
         self.contain = contain
+        #: No envelope is begun with less time than this, once others have come to something.
+        self._enough = deadline.left() / 10
+        #: The deadline is somebody's who waits (inline), not the mail's own.
+        self.budgeted = budgeted
+        self.generation = holding.claim.generation
+        #: What the server's answers say of it: accepted something, answered at all, nothing.
+        self.accepted = self.answered = False
         self.recipients: tuple[JobRecipient, ...] = holding.claim.recipients
         self.letter: Letter | None = None
         self.server = ServerNote()
@@ -77,7 +104,11 @@ class Calls:
             self._send_all(transport, self.letter)
         except HandoverRefused:
             raise
+        except ContentLost as error:
+            return self.broke(error)
         except BaseException as error:
+            if isinstance(error, StoreError) and not self.outcomes and not self.in_flight:
+                raise  # nothing was tried yet, and the mail does not pay for the database
             # In a thread of ours even SystemExit is only some poisoned mail's doing.
             if not self.contain and not isinstance(error, Exception):
                 raise
@@ -87,49 +118,51 @@ class Calls:
     def _send_all(self, transport: Transport, letter: Letter) -> None:
         waiting = deque(self._envelopes(transport, letter))
         while waiting:
-            if self._decided_some() and self.deadline.left() <= 0:
+            if self.decided and self.deadline.left() < self._enough:
                 self.interrupted = True
                 return
             group, key = waiting.popleft()
-            outcome = transport.send(self._call(letter, group, key))
-            self._take_in(outcome, key)
+            key = key or self._key(group)
+            outcome = self._take_in(transport.send(self._call(letter, group, key)), key)
             waiting.extendleft(self._again(outcome, group, letter))
-            if outcome.fault is not None or outcome.server_wide is not None:
+            if outcome.fault is not None or outcome.server_wide is not None or self.interrupted:
                 return
-            if waiting:
-                self._settle()
+            if waiting and not self._settle():
+                return
 
     def _open(self) -> list[Recipient]:
         hold = self.tools.policy.holds_unknown(self.claim)
         return [entry.recipient for entry in still_open(self.recipients, hold)]
 
-    def _envelopes(
-        self, transport: Transport, letter: Letter
-    ) -> list[tuple[tuple[Recipient, ...], str]]:
-        """Whom each call is for, and its idempotency key.
+    def _envelopes(self, transport: Transport, letter: Letter) -> list[Envelope]:
+        """Whom each call is for, and its idempotency key if it has one from before.
 
         Recipients of a call that stayed without an answer go together again, under the same key:
         only so can the provider recognise it.
         """
+        self.recipients = without_late_doubts(
+            self.recipients, transport.idempotency_window, self.claim.now()
+        )
         hold = self.tools.policy.holds_unknown(self.claim)
         doubted: dict[str, list[Recipient]] = {}
         fresh: list[Recipient] = []
         for entry in still_open(self.recipients, hold):
             (doubted.setdefault(entry.doubt, []) if entry.doubt else fresh).append(entry.recipient)
-        again = [(tuple(group), key) for key, group in doubted.items()]
+        again: list[Envelope] = [(tuple(group), key) for key, group in doubted.items()]
         groups = transport.calls(letter, fresh) if fresh else []
-        return again + [(group, self._key(group)) for group in groups]
+        return again + [(group, None) for group in groups]
 
     def _key(self, group: Sequence[Recipient]) -> str:
+        """From the mail, exactly these recipients, and a generation that every answer advances."""
         addresses = "\n".join(recipient.email for recipient in group)
-        material = f"{self.claim.message_id}\n{self.claim.generation}\n{addresses}"
+        material = f"{self.claim.message_id}\n{self.generation}\n{addresses}"
         return hashlib.sha256(material.encode()).hexdigest()
 
     def _call(self, letter: Letter, group: tuple[Recipient, ...], key: str) -> Call:
         self.holding.in_call = tuple(recipient.email for recipient in group)
         self.holding.call_key = key
         self.in_flight = True
-        died = self.claim.died_generation == self.claim.generation
+        died = self.claim.died_generation == self.generation
         doubted = any(e.doubt == key for e in self.recipients)
         return Call(
             letter=letter,
@@ -137,7 +170,7 @@ class Calls:
             idempotency_key=key,
             in_doubt=doubted or died,
             deadline=self.deadline,
-            final_reply_timeout=self.tools.timing.final_reply,
+            final_reply_timeout=self._patience,
             hand_over=self._hand_over,
             job_id=self.claim.job_id,
         )
@@ -148,18 +181,44 @@ class Calls:
         self.holding.hand_over()
         crashpoints.reached("handed-over")
 
-    def _take_in(self, outcome: Outcome, key: str) -> None:
+    @property
+    def _patience(self) -> float:
+        """Seconds to wait for the answer to the last byte."""
+        final_reply = self.tools.timing.final_reply
+        return min(final_reply, BUDGETED_REPLY) if self.budgeted else final_reply
+
+    def _take_in(self, outcome: Outcome, key: str) -> Outcome:
+        """Note what a call came to; what is wrong with the transport is learnt at once."""
         self.in_flight = False
+        outcome = self._on_our_clock(outcome)
         self.outcomes.append(outcome)
         if outcome.server != ServerNote():
             self.server = outcome.server
-        self.recipients = apply(self.recipients, outcome.results, key, outcome.answered)
-        accepted = any(result.fate is Fate.ACCEPTED for result in outcome.results)
-        reopened = self.tools.pacing.learn(
-            self.claim.transport, self.claim.job_id, outcome, accepted
-        )
+        doubted_at = self.claim.now()
+        self.recipients = apply(self.recipients, outcome.results, key, outcome.answered, doubted_at)
+        self.accepted |= any(result.fate is Fate.ACCEPTED for result in outcome.results)
+        self.answered |= outcome.answered and outcome.server_wide is None and outcome.fault is None
+        self.generation += outcome.answered
+        reopened = self.tools.pacing.learn(self.claim.transport, self.claim.job_id, outcome)
         if reopened:
             self._reopen(reopened)
+        return outcome
+
+    def _on_our_clock(self, outcome: Outcome) -> Outcome:
+        """Time that we ran out of, for a reason of our own, is not the transport's fault."""
+        fault = outcome.fault
+        ours = self.budgeted or self.decided
+        if fault is None or fault.kind is not FaultKind.UNREACHABLE or not ours:
+            return outcome
+        if self.deadline.left() > 0:
+            return outcome
+        self.interrupted = True
+        return replace(outcome, fault=None, unanswered=True)
+
+    def tell_pacing(self) -> None:
+        """After the outcome is written: good news can wait, the commit could not."""
+        if self.answered:
+            self.tools.pacing.went_well(self.claim.transport, self.accepted)
 
     def _reopen(self, job_ids: list[int]) -> None:
         """Five mails in a row failed as wrongly configured: it was the account after all."""
@@ -171,17 +230,19 @@ class Calls:
 
     def _again(
         self, outcome: Outcome, group: tuple[Recipient, ...], letter: Letter
-    ) -> list[tuple[tuple[Recipient, ...], str]]:
+    ) -> list[Envelope]:
         """Envelopes that follow at once from this one: a part that was not reached, or halves."""
         if outcome.divisible and letter.private_copies and len(group) > 1:
             middle = len(group) // 2
-            halves = [group[:middle], group[middle:]]
             self._pending_again(group)
-            return [(half, self._key(half)) for half in reversed(halves)]
+            # The refusal has decided nothing for anybody yet.
+            undecided = tuple(replace(r, fate=Fate.UNTRIED) for r in outcome.results)
+            self.outcomes[-1] = replace(outcome, results=undecided)
+            return [(group[middle:], None), (group[:middle], None)]
         untried = {r.address for r in outcome.results if r.fate is Fate.UNTRIED}
         if untried and len(untried) < len(group):
             rest = tuple(recipient for recipient in group if recipient.email in untried)
-            return [(rest, self._key(rest))]
+            return [(rest, None)]
         return []
 
     def _pending_again(self, group: tuple[Recipient, ...]) -> None:
@@ -200,15 +261,22 @@ class Calls:
         if not ours:
             raise HandoverRefused(LOST)
 
-    def _settle(self) -> None:
-        """Commit what came of this envelope before the next one's last byte can go out."""
+    def _settle(self) -> bool:
+        """Commit what came of this envelope before the next one's last byte can go out.
+
+        False: it cannot be written now, so there is no next one; what is known is kept for the
+        outcome, which is tried for longer.
+        """
         try:
-            ours = self.tools.store.progress(self.claim, self.recipients)
+            ours = self.tools.store.progress(self.claim, self.recipients, self.generation)
         except StoreError as error:
-            raise HandoverRefused(str(error)) from error
+            log.error("mail %d: its progress cannot be written: %s", self.claim.job_id, error)
+            self.interrupted = True
+            return False
         if not ours:
             raise HandoverRefused(LOST)
         self.holding.settled(self.recipients)
+        return True
 
     def broke(self, error: BaseException) -> Tally:
         """Something broke that is nobody's answer: a bug, an unreadable row, a poisoned mail."""
@@ -216,33 +284,34 @@ class Calls:
         detail = clean(f"{type(error).__name__}: {error}")
         fate = Fate.UNKNOWN if self.in_flight and self.holding.handed_over else Fate.DEFERRED
         group = self.holding.in_call if self.in_flight else ()
-        outcome = Outcome(tuple(RecipientResult(address, fate, detail) for address in group))
-        self.outcomes.append(outcome)
+        results = tuple(RecipientResult(address, fate, detail) for address in group)
+        self.outcomes.append(Outcome(results, unanswered=True))
         self.recipients = apply(
-            self.recipients, outcome.results, self.holding.call_key, answered=False
+            self.recipients, results, self.holding.call_key, False, self.claim.now()
         )
         return self._tally(None, detail)
 
     def out_of_time(self, why: str) -> Tally:
         """The last byte was refused because the wall clock had run out: the mail pays."""
-        self.interrupted = self._decided_some()
+        self.interrupted = self.decided or self.budgeted
         return self._tally(None, why)
 
-    def _decided_some(self) -> bool:
+    @property
+    def decided(self) -> bool:
         """Whether this attempt has come to something for somebody."""
-        open_fates = (Fate.DEFERRED, Fate.UNTRIED)
-        return any(r.fate not in open_fates for o in self.outcomes for r in o.results)
+        return any(outcome.decided for outcome in self.outcomes)
 
     def _tally(self, transport: Transport | None, detail: str = "") -> Tally:
         faulty = any(outcome.fault is not None for outcome in self.outcomes)
         pacing = self.tools.pacing
         return Tally(
             recipients=self.recipients,
+            # Progress that ends in a fault of the transport is no failure of the mail.
             costs_attempt=not faulty or any(o.costs_attempt for o in self.outcomes),
             rests_for=pacing.rest_of(self.claim.transport) if faulty else None,
             interrupted=self.interrupted,
             unknown=any(r.fate is Fate.UNKNOWN for o in self.outcomes for r in o.results),
-            answered=any(outcome.answered for outcome in self.outcomes),
+            generation=self.generation,
             detail=detail or next((o.detail for o in reversed(self.outcomes) if o.detail), ""),
             idempotency_window=transport.idempotency_window if transport else None,
         )

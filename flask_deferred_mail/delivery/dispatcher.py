@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .. import crashpoints
@@ -32,6 +32,9 @@ KEPT_IN_MEMORY = 256 * 1024
 
 #: Seconds for which nothing is sent after the database could not be written to.
 PAUSE_AFTER_STORE_ERROR = 30.0
+
+#: Seconds to try to give mail back to such a database; a lease that stays ends by itself.
+GIVE_BACK_PATIENCE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,8 @@ class Dispatcher:
         self.leases = leases
         self.deliverer = deliverer
         self.places = threads * PLACES_PER_THREAD
-        #: False where threads do not run (uWSGI without them): mail is left to the sweep.
+        #: False where threads do not run (uWSGI without them), and once it is shut down: mail is
+        #: left to the sweep.
         self.usable = usable
         self._after_each = after_each
         self._paused_until = 0.0
@@ -98,11 +102,17 @@ class Dispatcher:
         if ticket.holding is not None and not ticket.holding.enqueue():
             # Given back while the response was still going out: claim it like any other.
             ticket = Ticket(ticket.job_id, transport=ticket.transport)
-        return self._pool.submit(ticket.job_id, ticket, ticket.transport)
+        if self._pool.submit(ticket.job_id, ticket, ticket.transport):
+            return True
+        _unqueue([ticket])
+        return False
 
     # -- in the sender threads --------------------------------------------------------------
 
     def _send(self, ticket: Ticket) -> None:
+        if time.monotonic() < self._paused_until:
+            self._leave_to_sweep([ticket, *self._pool.clear()])
+            return
         crashpoints.reached("before-claim")
         try:
             holding = ticket.holding
@@ -122,17 +132,34 @@ class Dispatcher:
             )
         self._after_each()
 
+    def _leave_to_sweep(self, tickets: list[Ticket]) -> None:
+        """Return what waits for a database that fails: an outcome could not be written either."""
+        holdings = [ticket.holding for ticket in tickets if ticket.holding is not None]
+        if holdings:
+            why = "this process sends nothing for a while"
+            self.leases.give_back(holdings, why, patience=GIVE_BACK_PATIENCE)
+
     def _write_off(self, holding: Holding, _delivered: Delivered) -> None:
-        self._pool.write_off(holding.claim.job_id)
+        if self._pool.write_off(holding.claim.job_id) and not self._pool.has_threads:
+            # The last thread stands still, and there is no other: nobody would come for the rest.
+            _unqueue(self._pool.clear())
 
     # -- at exit ----------------------------------------------------------------------------
 
     def shut_down(self, seconds: float) -> None:
         """Begin nothing more, wait a short while for what is in hand, give the rest back."""
         end = time.monotonic() + seconds
+        self.usable = False
         self._pool.close()
         waiting = [h for h in self.leases.in_hand() if h.phase in (Phase.RESERVED, Phase.QUEUED)]
         self.leases.give_back(waiting, "the process ends", patience=seconds / 3)
         self._pool.wait(1, max(0.0, end - time.monotonic()))
         # Whoever has not sent the last byte by now cannot send it any more.
         self.leases.give_back(self.leases.in_hand(), "the process ends", patience=seconds / 3)
+
+
+def _unqueue(tickets: Iterable[Ticket]) -> None:
+    """No thread will come for these: the next heartbeats give their rows back."""
+    for ticket in tickets:
+        if ticket.holding is not None:
+            ticket.holding.unqueue()

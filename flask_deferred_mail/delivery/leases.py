@@ -85,6 +85,12 @@ class Holding:
                 self.phase = Phase.QUEUED
             return self.phase is Phase.QUEUED
 
+    def unqueue(self) -> None:
+        """No thread will take it: the next beat gives it back."""
+        with self._lock:
+            if self.phase is Phase.QUEUED:
+                self.phase = Phase.RESERVED
+
     def begin(self, deadline: Deadline, overdue_at: float) -> bool:
         """The attempt starts. False: the mail was dropped meanwhile."""
         with self._lock:
@@ -167,6 +173,7 @@ class LeaseKeeper:
         self._held: dict[tuple[int, str], Holding] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._stopped = False
 
     def hold(self, claim: Claim, phase: Phase = Phase.QUEUED) -> Holding:
         """Take a claimed mail in hand."""
@@ -194,6 +201,12 @@ class LeaseKeeper:
         """The mail is not in hand any more."""
         with self._changed:
             self._held.pop(holding.key, None)
+
+    def stop(self) -> None:
+        """Let the heartbeat end, once nothing is in hand any more."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
     def count(self) -> int:
         """How many mails are in hand."""
@@ -224,8 +237,11 @@ class LeaseKeeper:
     def _beat(self) -> None:
         while True:
             with self._changed:
-                while not self._held:
+                while not self._held and not self._stopped:
                     self._changed.wait()
+                if not self._held:
+                    self._thread = None
+                    return
                 # Short leases beat faster; long ones still notice a stuck attempt in time.
                 self._changed.wait(min(self.seconds / 6, 5.0))
             try:
@@ -249,7 +265,10 @@ class LeaseKeeper:
     def _give_up_on(self, holding: Holding) -> None:
         holding.overdue_at = None
         if holding.drop("the attempt stood still past its time") or holding.handed_over:
-            self.on_stuck(holding)
+            # Apart from the heartbeat: receivers run there, and every lease waits for this thread.
+            threading.Thread(
+                target=self.on_stuck, args=(holding,), name="deferred-mail-stuck", daemon=True
+            ).start()
 
     def _renew(self, holdings: list[Holding]) -> None:
         if not holdings:
@@ -263,7 +282,7 @@ class LeaseKeeper:
         for holding in holdings:
             if holding.claim.job_id in ours:
                 holding.renewed(asked_at, lead)
-            else:
+            elif holding.key in self._held:  # else its outcome was written meanwhile
                 log.warning("mail %d: lease lost", holding.claim.job_id)
                 holding.drop(LOST)
 

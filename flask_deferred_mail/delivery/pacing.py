@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -34,6 +35,15 @@ class Rest:
 
     seconds: float
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The transport may be used."""
+
+    name: str
+    #: Set when something was wrong with it: the token of the one probe.
+    probe: str | None = None
 
 
 class Pacing:
@@ -69,16 +79,30 @@ class Pacing:
     def _left(self, state: TransportState) -> float:
         return state.rests_for - (time.monotonic() - self._read_at)
 
-    def may_send(self, name: str) -> Rest | None:
-        """``None``: go on (if something was wrong, as the one probe). Else leave it alone."""
+    def ask(self, name: str) -> Rest | Leave:
+        """Whether the transport may be used now; if something was wrong, by one probe only.
+
+        Whoever gets a leave with a probe gives it back by :meth:`drop` when he is done.
+        """
         state = self.known().get(name)
         if state is None or not state.failures:
-            return None
+            return Leave(name)
         if self._left(state) > 0:
             return Rest(self._left(state), state.reason or "")
-        if self.states.try_probe(name, new_token(), self.probe_seconds):
-            return None
+        token = new_token()
+        if self.states.try_probe(name, token, self.probe_seconds):
+            return Leave(name, token)
         return Rest(min(self.probe_seconds, 5.0), f"{state.reason} (one mail is trying it now)")
+
+    def drop(self, leave: Leave) -> None:
+        """The probe is over, however it went: if it said nothing, others may try."""
+        if leave.probe is None:
+            return
+        try:
+            self.states.drop_probe(leave.name, leave.probe)
+        except StoreError as error:
+            # It ends by itself.
+            log.warning("transport %s: the probe could not be given back: %s", leave.name, error)
 
     def looks_well(self, name: str) -> bool:
         """Whether nothing is known to be wrong; never asks the database."""
@@ -90,28 +114,23 @@ class Pacing:
         state = self.known().get(name)
         return state is not None and state.failures > 0 and self._left(state) > 0
 
-    def needs_probe(self, name: str) -> bool:
-        """Whether its rest is over and one mail is to try it."""
-        state = self.known().get(name)
-        return state is not None and state.failures > 0 and self._left(state) <= 0
-
     # -- how it went ------------------------------------------------------------------------
 
-    def learn(self, name: str, job_id: int, outcome: Outcome, accepted: bool) -> list[int]:
-        """Take in the outcome of a call. Returns mails that deserve another try.
+    def learn(self, name: str, job_id: int, outcome: Outcome) -> list[int]:
+        """Take in what was wrong with a call. Returns mails that deserve another try.
 
         A database that cannot be written to must not change what becomes of the mail.
         """
         try:
-            return self._learn(name, job_id, outcome, accepted)
+            return self._learn(name, job_id, outcome)
         except StoreError as error:
             log.error("could not note how transport %s does: %s", name, error)
             return []
 
-    def _learn(self, name: str, job_id: int, outcome: Outcome, accepted: bool) -> list[int]:
+    def _learn(self, name: str, job_id: int, outcome: Outcome) -> list[int]:
         reopened: list[int] = []
         if outcome.server_wide is not None:
-            if self.states.server_wide(name, job_id, outcome.server_wide):
+            if self.states.server_wide(name, job_id, gist(outcome.server_wide)):
                 self.fault(name, TransportFault(FaultKind.UNREACHABLE, outcome.server_wide))
             self.forget()
         if outcome.message_config:
@@ -121,9 +140,21 @@ class Pacing:
             self.forget()
         if outcome.fault is not None:
             self.fault(name, outcome.fault)
-        elif outcome.server_wide is None and not outcome.message_config and outcome.answered:
-            self._went_well(name, accepted)
         return reopened
+
+    def went_well(self, name: str, accepted: bool) -> None:
+        """The server answered about a mail, so it is there; costs a write only if it is news."""
+        state = self._known.get(name)
+        if state is None or not (state.failures or (accepted and state.has_streak)):
+            return
+        try:
+            self.states.recovered(name, keep_streaks=not accepted)
+        except StoreError as error:
+            log.error("could not note that transport %s is back: %s", name, error)
+            return
+        self.forget()
+        if state.failures:
+            log.warning("transport %s is back", name)
 
     def fault(self, name: str, fault: TransportFault) -> None:
         """Something is wrong with the transport: let it rest."""
@@ -149,13 +180,14 @@ class Pacing:
         state = self.known().get(name)
         return max(0.0, self._left(state)) if state and state.failures else 0.0
 
-    def _went_well(self, name: str, accepted: bool) -> None:
-        """The server talked to us about this mail, so it is there; costs a write only if noted."""
-        state = self._known.get(name)
-        if state is None:
-            return
-        if state.failures or (accepted and state.has_streak):
-            self.states.recovered(name)
-            self.forget()
-            if state.failures:
-                log.warning("transport %s is back", name)
+
+def gist(reply: str) -> str:
+    """A reply without what differs from mail to mail: its codes, and its words without digits."""
+    codes = _CODES.match(reply)
+    words = reply[codes.end() if codes else 0 :].split()
+    kept = [word for word in words if not any(char.isdigit() for char in word)]
+    return " ".join([codes[0].strip() if codes else "", *kept]).strip()
+
+
+#: Reply code and enhanced status code (RFC 3463) at the start of a reply.
+_CODES = re.compile(r"\d{3}([ -]\d\.\d{1,3}\.\d{1,3})?\b")

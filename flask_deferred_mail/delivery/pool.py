@@ -68,7 +68,7 @@ class SenderPool(Generic[T]):
             thread.start()
         except RuntimeError as error:
             log.warning("no sender thread can be started (%s); mail is left to the sweep", error)
-            return self._threads > 0
+            return self.has_threads
         self._threads += 1
         return True
 
@@ -117,6 +117,11 @@ class SenderPool(Generic[T]):
             self._start()
             self._condition.notify_all()
             return True
+
+    @property
+    def has_threads(self) -> bool:
+        """Whether there is a thread that can come for what waits."""
+        return self._threads > self._stuck
 
     def clear(self) -> list[T]:
         """Take everything out of the queue that no thread has begun."""

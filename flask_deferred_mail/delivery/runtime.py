@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cached_property
 from typing import Protocol
 
 from ..deadline import Deadline
@@ -34,8 +33,8 @@ from ..transports.base import Transport
 from .attempt import Delivered, Deliverer, Listener
 from .calls import Timing, Tools
 from .dispatcher import Dispatcher
-from .leases import LeaseKeeper
-from .pacing import Pacing
+from .leases import LeaseKeeper, Phase
+from .pacing import Leave, Pacing
 from .sweep import Sweep
 from .verdict import Policy
 
@@ -99,6 +98,8 @@ class Runtime:
         self.deliverer = Deliverer(tools, self.leases, listener, context, rng)
         self._transports: dict[str, Transport] = {}
         self._lock = threading.Lock()
+        self._dispatcher: Dispatcher | None = None
+        self._dispatcher_lock = threading.Lock()
         self._next_backlog_check = time.monotonic() + _BACKLOG_CHECK
 
     def transport(self, name: str) -> Transport:
@@ -112,9 +113,18 @@ class Runtime:
                 self._transports[name] = registry.build(name, spec, timeout=spec.timeout)
             return self._transports[name]
 
-    @cached_property
+    @property
     def dispatcher(self) -> Dispatcher:
         """The sender threads of this process; they start with the first mail."""
+        # A second one would be a second pool, with threads and places of its own.
+        if self._dispatcher is None:
+            usable = _threads_run()
+            with self._dispatcher_lock:
+                if self._dispatcher is None:
+                    self._dispatcher = self._new_dispatcher(usable)
+        return self._dispatcher
+
+    def _new_dispatcher(self, usable: bool) -> Dispatcher:
         dispatcher = Dispatcher(
             self.settings.sender_threads,
             self.lease,
@@ -122,7 +132,7 @@ class Runtime:
             self.leases,
             self.deliverer,
             self._after_each,
-            usable=_threads_run(),
+            usable=usable,
         )
         atexit.register(self._at_exit, dispatcher)
         return dispatcher
@@ -148,6 +158,20 @@ class Runtime:
             on_result=on_result,
         )
 
+    def take_back(self, job_id: int) -> None:
+        """Give a mail back that waits here, for the end of its response or for a thread.
+
+        Its row reads as ``pending``, so a person may change it.
+        """
+        waiting = (Phase.RESERVED, Phase.QUEUED)
+        found = [
+            holding
+            for holding in self.leases.in_hand()
+            if holding.claim.job_id == job_id and holding.phase in waiting
+        ]
+        # One that a thread begins at this moment is stopped before its last byte, or not at all.
+        self.leases.give_back(found, "somebody wants to change it")
+
     def deliver_now(
         self, job_id: int, budget: Deadline | None = None, *, cleared: bool = False
     ) -> Delivered | None:
@@ -164,7 +188,8 @@ class Runtime:
             # Only a rest that is known here can be ended by a mail that gets through.
             self.pacing.known()
         holding = self.leases.hold(claim)
-        return self.deliverer.deliver(holding, cleared=cleared, contain=False, budget=budget)
+        leave = Leave(claim.transport) if cleared else None
+        return self.deliverer.deliver(holding, leave=leave, contain=False, budget=budget)
 
     def deliver_inline(self, job_ids: list[int]) -> None:
         """Attempt a request's mails one after the other, inside ``close()``, within a budget."""
@@ -177,10 +202,11 @@ class Runtime:
         self._after_each()
 
     def close(self) -> None:
-        """Let go of connections; for tests and scripts that make many apps."""
-        if "dispatcher" in self.__dict__:
-            self.dispatcher.shut_down(DRAIN_AT_EXIT)
+        """End the threads and let go of connections; for tests and scripts that make many apps."""
+        if self._dispatcher is not None:
+            self._dispatcher.shut_down(DRAIN_AT_EXIT)
             atexit.unregister(self._at_exit)
+        self.leases.stop()
         self.close_transports()
         self.database.close()
 

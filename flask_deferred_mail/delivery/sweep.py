@@ -21,7 +21,7 @@ from ..store.reports import Reports
 from ..store.setback import Setback
 from .attempt import Delivered, Deliverer
 from .leases import Holding, LeaseKeeper, Phase
-from .pacing import Pacing
+from .pacing import Leave, Pacing, Rest
 from .pool import SenderPool
 
 log = logging.getLogger("flask_deferred_mail.delivery")
@@ -95,7 +95,7 @@ class Sweep:
         self._has_room = False
         self._shows_up_at = 0.0
         self._written_off: set[int] = set()
-        self._pool: SenderPool[tuple[Holding, bool]] = SenderPool(
+        self._pool: SenderPool[tuple[Holding, Leave | None]] = SenderPool(
             concurrency, self._send, "deferred-mail-sweep"
         )
         deliverer.on_written_off.append(self._write_off)
@@ -114,12 +114,14 @@ class Sweep:
         end = time.monotonic() + wait
         try:
             while True:
+                claimed = self._claimed
                 self._one_pass()
                 left = end - time.monotonic()
                 if left <= 0 or self._done():
                     return self.counts
                 pause = min(left, self.reports.next_due_in() or LONGEST_PAUSE, LONGEST_PAUSE)
-                self._stop.wait(max(pause, 0.05))
+                # What is due and was not claimed waits for a resting transport: no need to hurry.
+                self._stop.wait(max(pause, 0.05 if self._claimed > claimed else 1.0))
         finally:
             self._finish()
             self.deliverer.on_written_off.remove(self._write_off)
@@ -194,37 +196,46 @@ class Sweep:
             self._has_room = True
 
     def _claim_from(self, name: str, before: float) -> bool:
-        if self.pacing.is_resting(name):
+        leave = self.pacing.ask(name)
+        if isinstance(leave, Rest):
             return False
-        probing = self.pacing.needs_probe(name)
-        if probing and self.pacing.may_send(name) is not None:
-            return False
+        probing = leave.probe is not None
         places = 1 if probing else self._places(name)
-        claims = self.claims.take(name, places, due_before=before) if places else []
-        self._put(claims, cleared=probing)
+        claims = self.claims.take(name, places, due_before=before, oldest=probing) if places else []
+        self._put(claims, leave)
         return bool(claims) or places == 0
 
     def _places(self, name: str) -> int:
         places = max(0, self._in_hand - self._pool.pending_in(name))
         return places if self.limit is None else min(places, self.limit - self._claimed)
 
-    def _put(self, claims: list[Claim], cleared: bool) -> None:
+    def _put(self, claims: list[Claim], leave: Leave) -> None:
+        """Have claimed mails sent. A probe that found nothing to send is given back."""
+        if not claims:
+            self.pacing.drop(leave)
         self._claimed += len(claims)
         for claim in claims:
-            entry = (self.leases.hold(claim), cleared)
-            self._pool.submit(claim.job_id, entry, claim.transport)
+            self._written_off.discard(claim.job_id)
+            holding = self.leases.hold(claim)
+            # Only a probe need not ask again: who waits behind others may find it resting by then.
+            if not self._pool.submit(
+                claim.job_id, (holding, leave if leave.probe else None), claim.transport
+            ):
+                self.leases.give_back([holding], "no thread can send it")
+                self.pacing.drop(leave)
+                self._count(Delivered("returned"))
 
     def _suspects(self, before: float) -> None:
         """Those whose sender died, one at a time and alone."""
         for name in self.claims.transports_with_due(before):
-            while not self._done() and not self.pacing.is_resting(name):
-                probing = self.pacing.needs_probe(name)
-                if probing and self.pacing.may_send(name) is not None:
+            while not self._done():
+                leave = self.pacing.ask(name)
+                if isinstance(leave, Rest):
                     break
                 claims = self.claims.take(name, 1, due_before=before, suspects=True)
+                self._put(claims, leave)
                 if not claims:
                     break
-                self._put(claims, cleared=probing)
                 self._wait_until_idle()
 
     def _end_overdue(self) -> None:
@@ -244,14 +255,16 @@ class Sweep:
 
     # -- in the sender threads --------------------------------------------------------------
 
-    def _send(self, item: tuple[Holding, bool]) -> None:
-        holding, cleared = item
+    def _send(self, item: tuple[Holding, Leave | None]) -> None:
+        holding, leave = item
         if self._stop.is_set() and holding.phase is Phase.QUEUED:
             self.leases.give_back([holding], "the sweep was told to stop")
+            if leave is not None:
+                self.pacing.drop(leave)
             self._count(Delivered("returned"))
             return
         try:
-            delivered = self.deliverer.deliver(holding, cleared=cleared)
+            delivered = self.deliverer.deliver(holding, leave=leave)
         except StoreError as error:
             log.error("mail %d: %s", holding.claim.job_id, error)
             self._error = error

@@ -67,15 +67,17 @@ def apply(
     results: Iterable[RecipientResult],
     call_key: str,
     answered: bool,
+    doubted_at: float,
 ) -> tuple[JobRecipient, ...]:
     """The recipients after one call.
 
     ``call_key`` is the idempotency key that the call had; ``answered`` says that the other side
     answered at all (else the key may be used again: it has not seen it, or not said so).
+    ``doubted_at`` is the database's time.
     """
     by_address = {result.address: result for result in results}
     return tuple(
-        _after(entry, by_address[entry.address], call_key, answered)
+        _after(entry, by_address[entry.address], call_key, answered, doubted_at)
         if entry.address in by_address
         else entry
         for entry in recipients
@@ -83,7 +85,11 @@ def apply(
 
 
 def _after(
-    entry: JobRecipient, result: RecipientResult, call_key: str, answered: bool
+    entry: JobRecipient,
+    result: RecipientResult,
+    call_key: str,
+    answered: bool,
+    doubted_at: float,
 ) -> JobRecipient:
     decided = entry.status not in (RecipientStatus.PENDING, RecipientStatus.UNKNOWN)
     if decided or result.fate is Fate.UNTRIED:
@@ -100,7 +106,29 @@ def _after(
         provider_message_id=result.provider_message_id or entry.provider_message_id,
         unknowns=entry.unknowns + unknown,
         doubt=call_key if unknown else None,
+        doubted_at=doubted_at if unknown else None,
     )
+
+
+def without_late_doubts(
+    recipients: tuple[JobRecipient, ...], window: float | None, now: float
+) -> tuple[JobRecipient, ...]:
+    """Who cannot be tried again without a second copy: the provider has forgotten the key.
+
+    An unknown outcome is retried inside the provider's idempotency ``window`` (seconds) where it
+    has one; what comes later than that waits for a person. Without a window nothing changes.
+    """
+    if window is None:
+        return recipients
+    return tuple(
+        replace(entry, unknowns=2, detail=_TOO_LATE)
+        if entry.doubt and entry.doubted_at is not None and now - entry.doubted_at > window
+        else entry
+        for entry in recipients
+    )
+
+
+_TOO_LATE = "no answer came, and the provider does not recognise a repeat any more"
 
 
 def before_attempt(claim: Claim, policy: Policy, now: float, note: AttemptNote) -> Verdict | None:
@@ -177,8 +205,8 @@ class Tally:
     interrupted: bool
     #: This attempt left somebody without an answer.
     unknown: bool
-    #: The other side answered at least one call: the next idempotency keys are new ones.
-    answered: bool
+    #: Of the next idempotency keys: it has advanced with every answer.
+    generation: int
     detail: str
     #: Seconds for which the provider recognises a repeated key.
     idempotency_window: float | None = None
@@ -210,7 +238,7 @@ def after_attempt(
         last_error=tally.detail or None,
         delay=delay,
         refund=refund,
-        next_generation=tally.answered,
+        generation=tally.generation,
     )
 
 
@@ -238,4 +266,5 @@ def _finished(recipients: tuple[JobRecipient, ...], note: AttemptNote, tally: Ta
         recipients,
         replace(note, outcome=word, detail=tally.detail),
         last_error=tally.detail if status is not JobStatus.SENT and tally.detail else None,
+        generation=tally.generation,
     )

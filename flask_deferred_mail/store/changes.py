@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
+from ..cleaning import clean
 from ..errors import IllegalTransition, JobNotFound
 from ..job import (
     ACCEPTED,
@@ -96,7 +97,9 @@ class Changes:
     def _change(self, job_id: int, change: Callable[[Any], Change]) -> Job:
         def work(connection: Connection) -> Job:
             row = connection.execute(
-                select(*JOB_COLUMNS, jobs.c.expires_at).where(jobs.c.id == job_id).with_for_update()
+                select(*JOB_COLUMNS, jobs.c.lease_owner, now().label("moment"))
+                .where(jobs.c.id == job_id)
+                .with_for_update()
             ).one_or_none()
             if row is None:
                 raise JobNotFound(f"there is no mail {job_id}")
@@ -157,10 +160,12 @@ def _released(row: Any) -> Change:
     )
     if not any(entry.status is RecipientStatus.PENDING for entry in recipients):
         return _end(recipients, JobStatus.FAILED)
+    # A mail that was scheduled keeps its time.
+    due_at = max(float(row.moment), row.first_due_at)
     return {
         "status": JobStatus.PENDING.value,
-        "due_at": now(),
-        "first_due_at": now(),
+        "due_at": due_at,
+        "first_due_at": due_at,
         "budget_start": row.attempts,
         "deaths": 0,
         "handing_over": False,
@@ -219,7 +224,10 @@ def _require(row: Any, what: str, *allowed: JobStatus) -> None:
     status = JobStatus(row.status)
     if status in allowed:
         return
-    if status is JobStatus.SENDING:
+    if status is JobStatus.SENDING and not row.attempts:
+        owner = clean(row.lease_owner or "a process")
+        reason = f"it is about to be sent by {owner}; try again in a moment"
+    elif status is JobStatus.SENDING:
         reason = "it is being sent at this moment"
     elif status in ENDED:
         reason = f"it has ended as {status}"

@@ -125,17 +125,19 @@ class Claims:
         *,
         due_before: float | None = None,
         suspects: bool = False,
+        oldest: bool = False,
     ) -> list[Claim]:
         """Up to ``limit`` mails of one transport that are due, the most urgent first.
 
         ``due_before`` leaves out what has become due since. Mails whose former sender died are
         *suspects*: they are left out unless asked for, and should then be taken one by one, so
-        that a poisoned mail drags no other down with it.
+        that a poisoned mail drags no other down with it. ``oldest`` goes by due time alone: a
+        transport in trouble is tried with another mail each time, not with the same urgent one.
         """
         token, leased_at = new_token(), time.monotonic()
 
         def work(connection: Connection) -> list[Claim]:
-            rows = _find(connection, transport, limit, due_before, suspects)
+            rows = _find(connection, transport, limit, due_before, suspects, oldest)
             return self._seize(connection, rows, token, leased_at) if rows else []
 
         return self.database.write(work)
@@ -279,7 +281,12 @@ def _priorities(connection: Connection, transport: str) -> Iterator[int]:
 
 
 def _find(
-    connection: Connection, transport: str, limit: int, due_before: float | None, suspects: bool
+    connection: Connection,
+    transport: str,
+    limit: int,
+    due_before: float | None,
+    suspects: bool,
+    oldest: bool,
 ) -> list[_Due]:
     before = _moment(connection, due_before)
     values = {"transport_": transport, "before_": before, "limit_": limit}
@@ -287,11 +294,16 @@ def _find(
         return _read(_DUE_SUSPECTS, connection, values)
     found: list[_Due] = []
     for priority in _priorities(connection, transport):
-        rest = {"priority_": priority, "limit_": limit - len(found)}
+        wanted = limit if oldest else limit - len(found)
+        rest = {"priority_": priority, "limit_": wanted}
         found += _read(_DUE_OTHERS, connection, values | rest)
-        if len(found) >= limit:
+        if len(found) >= limit and not oldest:
             break
-    return found
+    return sorted(found, key=_due_at)[:limit] if oldest else found
+
+
+def _due_at(row: _Due) -> float:
+    return float(row.due_at)  # type: ignore[attr-defined] # a column, see _Due
 
 
 def _moment(connection: Connection, due_before: float | None) -> float:

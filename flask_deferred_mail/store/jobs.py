@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from .. import crashpoints
-from ..errors import CommitUnknown, JobNotFound, StoreError
+from ..errors import CommitUnknown, ContentLost, JobNotFound, StoreError
 from ..job import Job, JobRecipient, JobStatus, RecipientStatus
 from ..letter import Letter, Submission
 from . import payload, statements
@@ -64,10 +64,11 @@ class JobStore:
 
         :raises StoreError: nothing was recorded.
         """
+        # Before anything that takes time: the row's lease counts from when it was made.
+        token, leased_at = new_token(), time.monotonic()
         row = statements.new_row(submission, self.database.own_clock)
         stored, pieces = payload.dump(submission.letter)
         row["payload"] = stored
-        token, leased_at = new_token(), time.monotonic()
         if lease is not None:
             row |= statements.leased(lease, token)
         if pieces:
@@ -165,7 +166,8 @@ class JobStore:
     def load(self, claim: Claim) -> Letter:
         """The letter of a claimed mail, attachments included.
 
-        :raises StoreError: the payload cannot be read.
+        :raises ContentLost: it cannot be read.
+        :raises StoreError: the database cannot.
         """
         recipients = tuple(entry.recipient for entry in claim.recipients)
 
@@ -173,7 +175,7 @@ class JobStore:
         # has not ended needs it.
         text = self.database.read_one(lambda c: _PAYLOAD.scalar(c, {"job_": claim.job_id}))
         if text is None:
-            raise StoreError(f"mail {claim.job_id} has no content any more")
+            raise ContentLost(f"mail {claim.job_id} has no content any more")
         wanted = payload.digests(text)
         return payload.load(text, recipients, self._pieces(wanted) if wanted else {})
 
@@ -210,12 +212,19 @@ class JobStore:
         """Note that the last byte is about to go out. False: the lease was lost."""
         return self._change(claim, PATIENCE, handing_over=True)
 
-    def progress(self, claim: Claim, recipients: tuple[JobRecipient, ...]) -> bool:
+    def progress(self, claim: Claim, recipients: tuple[JobRecipient, ...], generation: int) -> bool:
         """Write down outcomes so far, before the same connection hands over the next envelope.
 
         False: the lease was lost.
         """
-        return self._change(claim, OUTCOME_PATIENCE, recipients=recipients_json(recipients))
+        return self._change(
+            claim,
+            OUTCOME_PATIENCE,
+            recipients=recipients_json(recipients),
+            generation=generation,
+            # Nothing is being handed over between two envelopes.
+            handing_over=False,
+        )
 
     def _change(self, claim: Claim, patience: float, **values: Any) -> bool:
         values |= statements.fence(claim)
@@ -257,11 +266,11 @@ class JobStore:
 
     # -- afterwards -------------------------------------------------------------------------
 
-    def record(self, claim: Claim, verdict: Verdict) -> bool:
+    def record(self, claim: Claim, verdict: Verdict, patience: float = OUTCOME_PATIENCE) -> bool:
         """Write what an attempt came to: row, attempt log and index of addresses, at once.
 
         False: the lease was lost, and nothing was written. On a busy database it is tried for
-        :data:`OUTCOME_PATIENCE` seconds.
+        ``patience`` seconds.
         """
 
         statement, values = statements.outcome_of(claim, verdict)
@@ -276,11 +285,11 @@ class JobStore:
             return changed
 
         try:
-            return self.database.write(work, patience=OUTCOME_PATIENCE)
+            return self.database.write(work, patience=patience)
         except CommitUnknown:
             # The row itself says whether it happened: committing takes the token away.
             if self._still_ours(claim):
-                return self.database.write(work, patience=OUTCOME_PATIENCE)
+                return self.database.write(work, patience=patience)
             log.warning("mail %d: its outcome was committed, the answer was lost", claim.job_id)
             return True
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
-from ..errors import MessageError, StoreError, UnknownFormat
+from ..errors import ContentLost, MessageError, UnknownFormat
 from ..letter import Address, Letter, Part, Recipient
 
 #: The format that :func:`dump` writes.
@@ -54,13 +54,13 @@ def load(text: str, recipients: tuple[Recipient, ...], blobs: Mapping[str, bytes
     """The letter that :func:`dump` wrote.
 
     :raises UnknownFormat: a newer version of this package wrote it.
-    :raises StoreError: the text is damaged, or a blob that it names is missing.
+    :raises ContentLost: the text is damaged, or a blob that it names is missing.
     """
     payload = _parsed(text)
     try:
         return _READERS[payload["format"]](payload, recipients, blobs)
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise StoreError(
+        raise ContentLost(
             f"the stored payload is damaged ({type(fault).__name__} while reading it); the mail "
             "cannot be sent as it is"
         ) from fault
@@ -70,14 +70,14 @@ def digests(text: str) -> list[str]:
     """Which blobs a payload needs, each named once. Cheap where it needs none.
 
     :raises UnknownFormat: a newer version of this package wrote it.
-    :raises StoreError: the text is damaged.
+    :raises ContentLost: the text is damaged.
     """
     if _PARTS_MARK not in text:
         return []
     try:
         return list(dict.fromkeys(part["blob"] for part in _parsed(text).get("parts", ())))
     except (KeyError, TypeError) as fault:
-        raise StoreError("the stored payload is damaged: its parts cannot be read") from fault
+        raise ContentLost("the stored payload is damaged: its parts cannot be read") from fault
 
 
 def fingerprint(letter: Letter, recipients: Iterable[Recipient]) -> str:
@@ -167,7 +167,7 @@ _READERS: dict[int, Callable[..., Letter]] = {1: _read_1}
 def _read_part(stored: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Part:
     digest = stored["blob"]
     if digest not in blobs:
-        raise StoreError(
+        raise ContentLost(
             f"the content of an attachment is missing (SHA-256 {digest[:16]}...): its row was "
             "deleted, though a mail still needs it"
         )
@@ -191,7 +191,7 @@ def _parsed(text: str) -> dict[str, Any]:
         payload = json.loads(text)
         newer = payload["format"] > FORMAT
     except (ValueError, TypeError, KeyError, RecursionError) as fault:
-        raise StoreError("the stored payload is damaged: it is not what was written") from fault
+        raise ContentLost("the stored payload is damaged: it is not what was written") from fault
     if newer:
         raise UnknownFormat(
             f"the mail was recorded in format {payload['format']} by a newer version of "

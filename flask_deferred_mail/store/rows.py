@@ -82,6 +82,7 @@ def _recipient_entry(recipient: JobRecipient) -> dict[str, Any]:
         "p": recipient.provider_message_id,
         "u": recipient.unknowns,
         "c": recipient.doubt,
+        "t": recipient.doubted_at,
     }
     entry.update((key, value) for key, value in optional.items() if value)
     return entry
@@ -99,6 +100,7 @@ def recipients_from(text: str) -> tuple[JobRecipient, ...]:
             provider_message_id=entry.get("p"),
             unknowns=entry.get("u", 0),
             doubt=entry.get("c"),
+            doubted_at=entry.get("t"),
         )
         for entry in json.loads(text)
     )

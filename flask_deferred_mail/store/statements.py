@@ -48,8 +48,8 @@ class Verdict:
     delay: float | None = None
     #: The attempt is given back to the mail: it was not its fault.
     refund: bool = False
-    #: What was answered says "not sent": the next idempotency keys are new ones.
-    next_generation: bool = True
+    #: Of the next idempotency keys.
+    generation: int = 0
 
 
 # -- building rows ------------------------------------------------------------------------------
@@ -168,7 +168,15 @@ _FENCED = update(jobs).where(
 )
 #: Values: ``recipients`` or ``handing_over``.
 FENCED_CHANGE = Prepared(_FENCED)
-GIVE_BACK = Prepared(_FENCED.values(status=JobStatus.PENDING.value, due_at=now(), **_FREE))
+GIVE_BACK = Prepared(
+    _FENCED.values(
+        status=JobStatus.PENDING.value,
+        due_at=now(),
+        # Whoever gives it back has not sent the last byte, whatever was about to be.
+        handing_over=False,
+        **_FREE,
+    )
+)
 RENEW = (
     update(jobs)
     .where(
@@ -235,7 +243,7 @@ def outcome_of(claim: Claim, verdict: Verdict) -> tuple[Prepared, dict[str, Any]
     """The statement that writes an outcome into its row, and its values."""
     values = fence(claim) | {
         "attempts": claim.number - verdict.refund,
-        "generation": claim.generation + verdict.next_generation,
+        "generation": max(claim.generation, verdict.generation),
         "recipients": recipients_json(verdict.recipients),
         "last_error": verdict.last_error,
     }

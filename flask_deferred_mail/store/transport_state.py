@@ -116,9 +116,10 @@ class TransportStates:
         )
         self.database.write_one(lambda c: c.execute(statement))
 
-    def recovered(self, name: str) -> None:
-        """A mail was accepted: nothing is wrong any more."""
-        statement = update(transports).where(transports.c.name == name).values(_WELL)
+    def recovered(self, name: str, *, keep_streaks: bool) -> None:
+        """It answers again. ``keep_streaks``: it has not accepted anything yet, though."""
+        well = _WELL if keep_streaks else _WELL | _NO_STREAKS
+        statement = update(transports).where(transports.c.name == name).values(well)
         self.database.write_one(lambda c: c.execute(statement))
 
     def server_wide(self, name: str, job_id: int, reply: str) -> bool:
@@ -160,11 +161,9 @@ _WELL: dict[str, Any] = dict.fromkeys(
         "resting_until",
         "probe_token",
         "probe_until",
-        "wide_reply",
-        "wide_job",
-        "config_jobs",
     )
 ) | {"failures": 0}
+_NO_STREAKS: dict[str, Any] = dict.fromkeys(("wide_reply", "wide_job", "config_jobs"))
 
 
 def _row(connection: Connection, name: str) -> Any:

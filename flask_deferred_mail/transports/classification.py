@@ -161,10 +161,10 @@ def to_outcome(
 
 def _fate(verdict: Verdict, call: Call) -> Fate:
     if verdict.outcome_class is OutcomeClass.DUPLICATE:
-        # Somebody handed this key over before. If our row knows of it, the mail is there. If it
-        # does not (say, the process died before it could note anything), we cannot tell what
-        # the first request came to; calling it "not sent" would send a second copy.
-        return Fate.ACCEPTED if call.in_doubt else Fate.UNKNOWN
+        # The provider has seen this key. If our row is in doubt about a call with it (the death of
+        # a sender is a doubt too), the mail is there. If not, every call with it was answered "not
+        # sent": the provider remembers a refusal, and the next try has a new key.
+        return Fate.ACCEPTED if call.in_doubt else Fate.DEFERRED
     if verdict.ambiguous:
         return Fate.UNKNOWN
     return _FATES[verdict.outcome_class]

@@ -257,7 +257,9 @@ class HttpApiTransport(Transport):
             return Outcome.for_all(call.recipients, Fate.UNKNOWN, detail, server=server)
         if progress.bytes_out:
             detail = f"the request to {host} broke off before its end: {reason}"
-            return Outcome.for_all(call.recipients, Fate.DEFERRED, detail, server=server)
+            return Outcome.for_all(
+                call.recipients, Fate.DEFERRED, detail, unanswered=True, server=server
+            )
         detail = f"cannot reach {host}: {reason}"
         return Outcome.not_sent(call.recipients, FaultKind.UNREACHABLE, detail, server=server)
 

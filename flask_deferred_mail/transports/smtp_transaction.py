@@ -59,6 +59,7 @@ class Transaction:
         self._server_wide: str | None = None
         self._message_config = False
         self._final: Reply | None = None
+        self._broken = False
         # What opening the connection took is told with its first mail.
         self._phases, connection.phases = connection.phases, {}
         #: Another mail may follow on this connection.
@@ -254,6 +255,7 @@ class Transaction:
     def _break(self, trouble: Broken) -> None:
         """The conversation broke: what that means depends on how far it was."""
         self.reusable = False
+        self._broken = not self._server_wide
         moment = _TOO_LATE if self._dot_is_out else _MOMENTS[self._stage]
         text = f"{self._endpoint}: {trouble} ({moment})"
         self._defer_untried(text)
@@ -285,6 +287,7 @@ class Transaction:
             results,
             fault=self._fault_for(results),
             server_wide=self._server_wide,
+            unanswered=self._broken,
             # If others of this mail were taken, its sender is fit to be used.
             message_config=self._message_config
             and all(result.fate is not Fate.ACCEPTED for result in results),

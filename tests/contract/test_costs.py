@@ -129,7 +129,7 @@ def test_notes_on_a_mail_in_hand_are_one_statement(app: MailApp) -> None:
     [claim] = _claims(app, 1)
     trace = Trace(app)
     assert app.runtime.jobs.mark_handing_over(claim)
-    assert app.runtime.jobs.progress(claim, claim.recipients)
+    assert app.runtime.jobs.progress(claim, claim.recipients, 1)
     assert trace.take() == ["UPDATE", "UPDATE"]
 
 

@@ -276,6 +276,32 @@ def test_people_can_change_what_waits_and_nothing_else(store: Store) -> None:
         store.changes.hold(99)
 
 
+def test_a_scheduled_mail_that_is_released_keeps_its_time(store: Store) -> None:
+    """Held and let go before its day, it waits for that; held beyond it, it is due at once."""
+    send_at = round(time.time()) + 3600.0
+    early, late = store.add(send_at=send_at), store.add(send_at=send_at)
+    store.changes.hold(early.id)
+    released = store.changes.release(early.id)
+    assert released.next_attempt_at is not None
+    assert released.next_attempt_at.timestamp() == send_at
+    assert store.claims.take("default", 5) == []
+    store.changes.hold(late.id)
+    past = text("UPDATE deferred_mail_job SET first_due_at = 1000 WHERE id = :id")
+    store.database.write(lambda c: c.execute(past, {"id": late.id}))
+    store.changes.release(late.id)
+    [claim] = store.claims.take("default", 5)
+    assert claim.job_id == late.id
+    assert claim.first_due_at > send_at - 4000
+
+
+def test_a_row_that_is_leased_from_the_start_says_whose_it_is(store: Store) -> None:
+    """It reads as ``pending``, so a refusal to change it needs the reason."""
+    added = store.jobs.add(Submission(a_letter()), Lease(60, "web-1:17"))
+    assert store.jobs.get(added.job.id).status == "pending"
+    with pytest.raises(IllegalTransition, match="about to be sent by web-1:17; try again"):
+        store.changes.cancel(added.job.id)
+
+
 def test_the_database_refuses_impossible_rows(store: Store) -> None:
     """Constraints hold what the code promises."""
     store.add()
@@ -304,7 +330,7 @@ def test_one_prober_at_a_time(store: Store) -> None:
     """When the rest is over, one sender may try; the others wait for what it finds."""
     store.states.rest("default", "unreachable", "down", {1: -1.0})
     assert [store.states.try_probe("default", str(i), 60) for i in range(3)] == [True, False, False]
-    store.states.recovered("default")
+    store.states.recovered("default", keep_streaks=False)
     assert store.states.all()["default"].failures == 0
     assert store.states.try_probe("default", "x", 60) is False
 

@@ -319,7 +319,7 @@ def test_a_late_writer_changes_nothing(make_app: Make, smtp: SmtpServer) -> None
     late = app.runtime.claims.take("default", 1)[0]
     app.end_leases()
     assert app.sweep().sent == 1
-    assert app.runtime.jobs.progress(late, late.recipients) is False
+    assert app.runtime.jobs.progress(late, late.recipients, 1) is False
     assert app.runtime.jobs.give_back([late]) == 0
     assert app.runtime.jobs.renew([(late.job_id, late.token)], 60) == set()
     assert app.job(job).status == "sent"

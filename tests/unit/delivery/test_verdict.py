@@ -15,6 +15,7 @@ from flask_deferred_mail.delivery.verdict import (
     apply,
     before_attempt,
     still_open,
+    without_late_doubts,
 )
 from flask_deferred_mail.job import JobRecipient, JobStatus, RecipientStatus
 from flask_deferred_mail.outcome import Fate, RecipientResult
@@ -63,7 +64,7 @@ def a_tally(recipients: tuple[JobRecipient, ...], **fields: Any) -> Tally:
         rests_for=None,
         interrupted=False,
         unknown=False,
-        answered=True,
+        generation=1,
         detail="451 later",
     )
     return replace(base, **fields)
@@ -91,7 +92,7 @@ def entry(status: RecipientStatus = RecipientStatus.PENDING, **fields: Any) -> J
 )
 def test_each_fate_has_its_status(fate: Fate, status: RecipientStatus) -> None:
     """What a call came to for a recipient becomes the recipient's status."""
-    after = apply((entry(),), [RecipientResult("a@x.test", fate)], "key", True)
+    after = apply((entry(),), [RecipientResult("a@x.test", fate)], "key", True, NOW)
     assert after[0].status is status
 
 
@@ -102,7 +103,7 @@ def test_each_fate_has_its_status(fate: Fate, status: RecipientStatus) -> None:
 def test_what_is_decided_stays(decided: RecipientStatus) -> None:
     """No later result changes a recipient that was accepted or refused."""
     for fate in Fate:
-        after = apply((entry(decided),), [RecipientResult("a@x.test", fate)], "key", True)
+        after = apply((entry(decided),), [RecipientResult("a@x.test", fate)], "key", True, NOW)
         assert after[0].status is decided
 
 
@@ -110,12 +111,21 @@ def test_a_doubt_keeps_its_key_until_an_answer_says_not_sent() -> None:
     """No answer: the same key again. An answer that says "not sent": a new key, the doubt stays."""
     unknown = [RecipientResult("a@x.test", Fate.UNKNOWN)]
     later = [RecipientResult("a@x.test", Fate.DEFERRED)]
-    doubtful = apply((entry(),), unknown, "key", False)
+    doubtful = apply((entry(),), unknown, "key", False, NOW)
     assert (doubtful[0].doubt, doubtful[0].unknowns) == ("key", 1)
-    unreachable = apply(doubtful, later, "key", False)
+    unreachable = apply(doubtful, later, "key", False, NOW)
     assert (unreachable[0].status, unreachable[0].doubt) == ("unknown", "key")
-    refused = apply(doubtful, later, "key", True)
+    refused = apply(doubtful, later, "key", True, NOW)
     assert (refused[0].status, refused[0].doubt) == ("unknown", None)
+
+
+def test_a_doubt_that_the_provider_has_forgotten_waits_for_a_person() -> None:
+    """Outside the idempotency window a repeat would be a second copy."""
+    doubtful = (entry(RecipientStatus.UNKNOWN, unknowns=1, doubt="k", doubted_at=NOW - 100),)
+    assert without_late_doubts(doubtful, None, NOW) == doubtful
+    assert without_late_doubts(doubtful, 200.0, NOW) == doubtful
+    late = without_late_doubts(doubtful, 50.0, NOW)
+    assert still_open(late, hold_unknown=False) == []
 
 
 def test_an_unknown_recipient_is_open_once_more() -> None:
@@ -150,10 +160,10 @@ def test_a_deferral_waits_by_the_schedule() -> None:
 
 def test_a_fault_of_the_transport_is_refunded() -> None:
     """The mail waits as long as the transport rests, and its attempt is given back."""
-    tally = a_tally((entry(),), costs_attempt=False, rests_for=17.0, answered=False)
+    tally = a_tally((entry(),), costs_attempt=False, rests_for=17.0, generation=0)
     result = verdict(a_claim(), tally)
     assert (result.delay, result.refund, result.note.outcome) == (17.0, True, "returned")
-    assert result.next_generation is False
+    assert result.generation == 0
 
 
 def test_a_refunded_attempt_never_ends_the_mail() -> None:
