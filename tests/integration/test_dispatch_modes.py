@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from werkzeug.test import EnvironBuilder
 
 from flask_deferred_mail import Job
 from flask_deferred_mail.delivery import runtime as runtime_module
@@ -73,6 +74,21 @@ def test_scheduled_mail_is_not_taken_in_hand(make_app: Make, smtp: SmtpServer) -
     [job] = Visits(app.app)(send(app, delay=3600))
     assert app.sql("SELECT status, lease_token FROM deferred_mail_job") == [("pending", None)]
     assert app.job(job).attempts == 0
+
+
+@pytest.mark.parametrize("whose", ["the mail's", "the configuration's"])
+def test_the_only_attempt_is_not_spent_on_a_lease(
+    make_app: Make, smtp: SmtpServer, whose: str
+) -> None:
+    """A process that dies before it begins costs an attempt: a mail that has one is claimed."""
+    fields = {"max_attempts": 1} if whose == "the mail's" else {}
+    config = {} if fields else {"DEFERRED_MAIL_MAX_ATTEMPTS": 1}
+    app = make_app(smtp.url(), **config)
+    [job], response = Visits(app.app).open(send(app, **fields))
+    assert app.sql("SELECT status, lease_token FROM deferred_mail_job") == [("pending", None)]
+    response.close()
+    wait_until(lambda: all_sent(app))
+    assert app.job(job).attempts == 1
 
 
 def test_what_does_not_fit_is_left_to_the_sweep(make_app: Make, smtp: SmtpServer) -> None:
@@ -141,6 +157,19 @@ def test_inline_sends_inside_the_closing_of_the_response(make_app: Make, smtp: S
     assert smtp.connections == 1
 
 
+def test_inline_sends_for_each_response_to_one_environ(make_app: Make, smtp: SmtpServer) -> None:
+    """A middleware may call the application again with the environ that it had before."""
+    app = make_app(smtp.url(), DEFERRED_MAIL_DISPATCH="inline")
+    app.app.add_url_rule("/again", view_func=lambda: str(len(send(app)())))
+    environ = EnvironBuilder("/again").get_environ()
+    for number in (1, 2):
+        body = app.app.wsgi_app(environ, lambda *_: lambda _: None)
+        assert b"".join(body) == b"1"
+        body.close()  # type: ignore[attr-defined]  # the hook's own always has it
+        assert len(smtp.messages) == number
+    assert all_sent(app)
+
+
 def test_inline_stops_at_its_time_budget(
     make_app: Make,
     smtp: SmtpServer,
@@ -206,7 +235,7 @@ def test_none_only_records(make_app: Make, smtp: SmtpServer) -> None:
     assert app.sql("SELECT DISTINCT status, lease_token FROM deferred_mail_job") == [
         ("pending", None)
     ]
-    assert "dispatcher" not in vars(app.runtime)
+    assert app.runtime._dispatcher is None
     assert app.sweep().sent == 2
 
 

@@ -79,7 +79,7 @@ def test_no_dispatch_sends(make_app: Make, smtp: SmtpServer, dispatch: str) -> N
     """Nothing is scheduled for the end of the response."""
     app = make_app(smtp.url(), TESTING=True, DEFERRED_MAIL_DISPATCH=dispatch)
     Visits(app.app)(lambda: app.mail.send_after_response(**HELLO))
-    assert "dispatcher" not in vars(app.runtime)
+    assert app.runtime._dispatcher is None
     assert untouched(app, smtp)
 
 
