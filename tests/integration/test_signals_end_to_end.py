@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import current_app, g, has_request_context
 
-from flask_deferred_mail import Job, Message, signals
+from flask_deferred_mail import Job, Message, app_mail, signals
 from flask_deferred_mail.store.statements import AttemptNote
 from tests.support.mail_app import MailApp
 from tests.support.smtp_script import Drop
@@ -315,6 +315,27 @@ def test_a_database_that_fails_after_the_outcome_does_not_undo_it(
 
 
 # --- shapes ----------------------------------------------------------------------------------
+
+
+def test_a_message_that_cannot_be_shown_does_not_undo_the_outcome(
+    make_app: Make,
+    smtp: SmtpServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever breaks while receivers are told is logged; the caller hears how the mail stands."""
+    app = make_app(smtp.url())
+    ears = Ears(app)
+
+    def broken(_letter: object) -> Message:
+        raise ValueError("no such date")
+
+    monkeypatch.setattr(app_mail, "dispatched_message", broken)
+    with app.app.app_context():
+        job = app.mail.send_now(**HELLO)
+    assert job.status == "sent"
+    assert ears.names == ["mail_queued", "mail_attempted"]
+    assert "no such date" in caplog.text
 
 
 def test_email_dispatched_has_flask_mails_shape(make_app: Make, smtp: SmtpServer) -> None:
