@@ -262,8 +262,9 @@ def test_b4_the_living_keep_what_they_have_when_the_clock_is_set_back(
     make_app: Make, smtp: SmtpServer, clock: WallClock
 ) -> None:
     """Another sweep shortens leases of the future; the one in hand is renewed all the same."""
-    first = make_app(smtp.url(), DEFERRED_MAIL_LEASE=2)
-    second = make_app(smtp.url(), DEFERRED_MAIL_LEASE=2)
+    patient = {"DEFERRED_MAIL_LEASE": 2, "DEFERRED_MAIL_ATTEMPT_DEADLINE": 60}
+    first = make_app(smtp.url(), **patient)
+    second = make_app(smtp.url(), **patient)
     job = first.send()
     smtp.hold("rcpt")
     sweep = Background(first)
