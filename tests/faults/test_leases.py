@@ -23,6 +23,13 @@ from tests.support.waiting import wait_until
 Make = Callable[..., MailApp]
 MakeSite = Callable[..., FaultSite]
 
+#: A lease that ends while the test looks on, and deadlines that do not.
+SHORT_LEASE = {
+    "DEFERRED_MAIL_LEASE": 1,
+    "DEFERRED_MAIL_ATTEMPT_DEADLINE": 60,
+    "DEFERRED_MAIL_FINAL_REPLY_DEADLINE": 60,
+}
+
 
 class Held:
     """An answer of the mail server that waits for the test; the first one only."""
@@ -109,7 +116,7 @@ def test_b1_a_hundred_mails_claimed_at_once_are_renewed_while_they_wait(
 def test_b1_what_cannot_be_renewed_is_not_handed_over(make_app: Make, smtp: SmtpServer) -> None:
     """The database is locked for longer than the lease, before the dot: the mail is dropped
     without one, the attempt is not held against it, and somebody else sends it."""
-    app = make_app(smtp.url(), DEFERRED_MAIL_LEASE=1)
+    app = make_app(smtp.url(), **SHORT_LEASE)
     job = app.send()
     smtp.hold("data")
     reasons: list[str] = []
@@ -134,7 +141,7 @@ def test_b1_an_outcome_that_comes_late_is_written_late(
     make_app: Make, smtp: SmtpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Locked for longer than the lease *after* the dot, and nobody took over: sent, once."""
-    app = make_app(smtp.url(), DEFERRED_MAIL_LEASE=1)
+    app = make_app(smtp.url(), **SHORT_LEASE)
     job = app.send()
     smtp.hold("dot")
     sweep = Background(app)
@@ -156,8 +163,8 @@ def test_b1_a_late_outcome_does_not_overwrite_that_of_another(
 ) -> None:
     """After the dot the heartbeat stands still, another process takes over and sends: one extra
     copy at most, and the late writer finds a row that is not its own."""
-    app = make_app(smtp.url(), DEFERRED_MAIL_LEASE=1)
-    other = make_app(smtp.url(), DEFERRED_MAIL_LEASE=1)
+    app = make_app(smtp.url(), **SHORT_LEASE)
+    other = make_app(smtp.url(), **SHORT_LEASE)
     job = app.send()
     app.runtime.leases.tend = lambda: None  # type: ignore[method-assign]  # renews nothing
     answer = Held()

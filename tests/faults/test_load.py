@@ -19,6 +19,9 @@ from tests.support.web_server import ROOT
 
 Make = Callable[..., MailApp]
 
+#: No deadline may end what a test holds back.
+PATIENT = {"DEFERRED_MAIL_ATTEMPT_DEADLINE": 60, "DEFERRED_MAIL_FINAL_REPLY_DEADLINE": 60}
+
 
 @pytest.fixture
 def strict() -> Iterator[SmtpServer]:
@@ -38,7 +41,7 @@ def test_f2_a_sweep_is_not_held_up_by_one_silent_server(
     with SmtpServer() as silent:
         silent.hold(stage)
         # By name the silent one comes first, and it has the older mail.
-        app = make_app(silent.url(), DEFERRED_MAIL_TRANSPORTS={"other": smtp.url()})
+        app = make_app(silent.url(), DEFERRED_MAIL_TRANSPORTS={"other": smtp.url()}, **PATIENT)
         stuck = [app.send() for _ in range(20)]
         quick = [app.send(transport="other") for _ in range(20)]
         sweep = Background(app, concurrency=4)
@@ -57,7 +60,7 @@ def test_f2_a_web_process_is_not_held_up_by_one_silent_server(
     """Nor are the two sender threads of a web process."""
     with SmtpServer() as silent:
         silent.hold("banner")
-        app = make_app(silent.url(), DEFERRED_MAIL_TRANSPORTS={"other": smtp.url()})
+        app = make_app(silent.url(), DEFERRED_MAIL_TRANSPORTS={"other": smtp.url()}, **PATIENT)
 
         @app.app.post("/send/<name>")
         def send(name: str) -> str:
