@@ -82,6 +82,8 @@ class Calls:
         #: The deadline is somebody's who waits (inline), not the mail's own.
         self.budgeted = budgeted
         self.generation = holding.claim.generation
+        #: The last sender of these keys died: any one of its envelopes may have arrived.
+        self._died = holding.claim.died_generation == holding.claim.generation
         #: What the server's answers say of it: accepted something, answered at all, nothing.
         self.accepted = self.answered = False
         self.recipients: tuple[JobRecipient, ...] = holding.claim.recipients
@@ -155,20 +157,22 @@ class Calls:
     def _key(self, group: Sequence[Recipient]) -> str:
         """From the mail, exactly these recipients, and a generation that every answer advances."""
         addresses = "\n".join(recipient.email for recipient in group)
-        material = f"{self.claim.message_id}\n{self.generation}\n{addresses}"
+        # After a death, every envelope keeps the key that it may have gone out with. None of them
+        # was answered under it: an answer is written down before the next envelope.
+        generation = self.claim.generation if self._died else self.generation
+        material = f"{self.claim.message_id}\n{generation}\n{addresses}"
         return hashlib.sha256(material.encode()).hexdigest()
 
     def _call(self, letter: Letter, group: tuple[Recipient, ...], key: str) -> Call:
         self.holding.in_call = tuple(recipient.email for recipient in group)
         self.holding.call_key = key
         self.in_flight = True
-        died = self.claim.died_generation == self.generation
         doubted = any(e.doubt == key for e in self.recipients)
         return Call(
             letter=letter,
             recipients=group,
             idempotency_key=key,
-            in_doubt=doubted or died,
+            in_doubt=doubted or self._died,
             deadline=self.deadline,
             final_reply_timeout=self._patience,
             hand_over=self._hand_over,
@@ -205,12 +209,9 @@ class Calls:
         return outcome
 
     def _on_our_clock(self, outcome: Outcome) -> Outcome:
-        """Time that we ran out of, for a reason of our own, is not the transport's fault."""
-        fault = outcome.fault
+        """Time that we ran out of, for a reason of our own, is nobody's fault."""
         ours = self.budgeted or self.decided
-        if fault is None or fault.kind is not FaultKind.UNREACHABLE or not ours:
-            return outcome
-        if self.deadline.left() > 0:
+        if not ours or self.deadline.left() > 0 or not _went_silent(outcome):
             return outcome
         self.interrupted = True
         return replace(outcome, fault=None, unanswered=True)
@@ -315,6 +316,13 @@ class Calls:
             detail=detail or next((o.detail for o in reversed(self.outcomes) if o.detail), ""),
             idempotency_window=transport.idempotency_window if transport else None,
         )
+
+
+def _went_silent(outcome: Outcome) -> bool:
+    """Whether a call broke off without an answer, and before its last byte."""
+    if outcome.fault is not None:
+        return outcome.fault.kind is FaultKind.UNREACHABLE
+    return outcome.unanswered and not any(r.fate is Fate.UNKNOWN for r in outcome.results)
 
 
 def _pending_again(entry: JobRecipient) -> JobRecipient:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from flask_deferred_mail import Job
-from flask_deferred_mail.delivery.leases import Holding, LeaseKeeper
+from flask_deferred_mail.delivery.leases import Holding
 from flask_deferred_mail.errors import HandoverRefused
 from flask_deferred_mail.outcome import Outcome
 from flask_deferred_mail.transports.base import Call
+from tests.support.deaths import attempt_and_die
 from tests.support.mail_app import MailApp
 from tests.support.scripted_transport import ScriptedTransport, accept
 
@@ -28,17 +29,6 @@ def handing_over(app: MailApp, job: Job) -> bool:
     """What the row says to whoever finds it after a death."""
     sql = "SELECT handing_over FROM deferred_mail_job WHERE id = ?"
     return bool(app.sql(sql, job.id)[0][0])
-
-
-def die_instead_of_giving_back(app: MailApp, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempt a mail in a process that is killed by what its transport raises."""
-    claim = app.runtime.claims.take_one(job.id)
-    assert claim is not None
-    holding = app.runtime.leases.hold(claim)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(LeaseKeeper, "give_back", lambda *_args, **_kwargs: 0)
-        app.runtime.deliverer.deliver(holding, contain=False)
-    app.end_leases()
 
 
 def test_a_mail_given_back_before_its_last_byte_is_in_no_doubt(
@@ -78,9 +68,7 @@ def test_between_two_envelopes_nothing_is_in_doubt(app: MailApp) -> None:
     assert transport.accepted == THREE
 
 
-def test_a_death_between_two_envelopes_leaves_no_doubt(
-    app: MailApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_death_between_two_envelopes_leaves_no_doubt(app: MailApp) -> None:
     """Killed before the second copy's last byte: the first is known as sent, the rest follows."""
 
     def die_once(call: Call) -> Outcome:
@@ -90,15 +78,13 @@ def test_a_death_between_two_envelopes_leaves_no_doubt(
 
     transport = ScriptedTransport(app, die_once)
     job = app.send(*THREE, private_copies=True)
-    die_instead_of_giving_back(app, job, monkeypatch)
+    attempt_and_die(app, job)
     assert not handing_over(app, job)
     assert app.sweep().sent == 1
     assert transport.accepted == THREE
 
 
-def test_a_death_with_the_last_byte_out_is_held(
-    app: MailApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_death_with_the_last_byte_out_is_held(app: MailApp) -> None:
     """Killed after the second copy was handed over: nobody sends it again, a person decides."""
 
     def die_late(call: Call) -> Outcome:
@@ -109,7 +95,7 @@ def test_a_death_with_the_last_byte_out_is_held(
 
     transport = ScriptedTransport(app, die_late)
     job = app.send(*THREE, private_copies=True)
-    die_instead_of_giving_back(app, job, monkeypatch)
+    attempt_and_die(app, job)
     assert handing_over(app, job)
     assert app.sweep().held == 1
     assert app.statuses(job)["ann@example.com"] == "sent"
