@@ -180,6 +180,7 @@ class LeaseKeeper:
         holding = Holding(claim, self.seconds, phase)
         with self._changed:
             self._held[holding.key] = holding
+            self._stopped = False
             if self._thread is None:
                 self._start()
             elif len(self._held) == 1:
@@ -266,9 +267,13 @@ class LeaseKeeper:
         holding.overdue_at = None
         if holding.drop("the attempt stood still past its time") or holding.handed_over:
             # Apart from the heartbeat: receivers run there, and every lease waits for this thread.
-            threading.Thread(
+            apart = threading.Thread(
                 target=self.on_stuck, args=(holding,), name="deferred-mail-stuck", daemon=True
-            ).start()
+            )
+            try:
+                apart.start()
+            except RuntimeError:  # no thread is to be had
+                self.on_stuck(holding)
 
     def _renew(self, holdings: list[Holding]) -> None:
         if not holdings:

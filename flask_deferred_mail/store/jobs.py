@@ -212,14 +212,20 @@ class JobStore:
         """Note that the last byte is about to go out. False: the lease was lost."""
         return self._change(claim, PATIENCE, handing_over=True)
 
-    def progress(self, claim: Claim, recipients: tuple[JobRecipient, ...], generation: int) -> bool:
+    def progress(
+        self,
+        claim: Claim,
+        recipients: tuple[JobRecipient, ...],
+        generation: int,
+        patience: float = OUTCOME_PATIENCE,
+    ) -> bool:
         """Write down outcomes so far, before the same connection hands over the next envelope.
 
         False: the lease was lost.
         """
         return self._change(
             claim,
-            OUTCOME_PATIENCE,
+            patience,
             recipients=recipients_json(recipients),
             generation=generation,
             # Nothing is being handed over between two envelopes.

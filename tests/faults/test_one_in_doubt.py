@@ -96,7 +96,7 @@ def test_another_sender_does_not_use_a_connection_with_a_mail_in_doubt(
     go_on = threading.Event()
     write = app.runtime.jobs.record
 
-    def record(claim: Claim, verdict: Verdict) -> bool:
+    def record(claim: Claim, verdict: Verdict, *patience: float) -> bool:
         reached[claim.job_id].set()
         if claim.job_id == second.id:
             assert reached[first.id].wait(10)

@@ -68,7 +68,7 @@ def test_an_accepted_mail_is_accepted(sendcloud, provider):
     assert outcome.server.queue_id == "1795262400123_4576_32113_9310.sc-10_10_127_105-inbound"
     assert outcome.server.address == f"127.0.0.1:{provider.port}"
     assert list(outcome.server.phases) == ["connect", "request", "answer"]
-    assert outcome.costs_attempt
+    assert outcome.fault is None
 
 
 # E1
@@ -169,10 +169,10 @@ def test_e2_the_idempotency_key_is_the_same_in_every_try(sendcloud, provider):
     assert [r.form["sendRequestId"] for r in provider.requests] == ["abc123", "abc123"]
 
 
-def test_a_duplicate_that_no_unknown_outcome_explains_is_itself_unknown(sendcloud, provider):
-    """Our row knows of no hand-over with that key, so the word of the provider is not enough."""
+def test_a_duplicate_that_no_unknown_outcome_explains_was_not_sent(sendcloud, provider):
+    """Every call with that key was answered "not sent": the provider remembers a refusal."""
     provider.script(Reply({"result": False, "statusCode": 40000, "message": "dup"}))
-    assert is_unknown(send(sendcloud))
+    assert is_put_off(send(sendcloud), None)
 
 
 def test_leave_to_hand_over_is_asked_for_before_the_end_of_the_request(sendcloud, provider):

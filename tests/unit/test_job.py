@@ -77,8 +77,6 @@ def test_the_drawing_in_the_docs_is_the_state_machine() -> None:
     """Each arrow of the table in docs/how-it-works.md is allowed, and each allowed one is there."""
     page = Path(__file__).parents[2] / "docs" / "how-it-works.md"
     rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", page.read_text(), re.M)
-    drawn = {
-        (source, target) for source, cell in rows for target in re.findall(r"`(\w+)`", cell)
-    }
+    drawn = {(source, target) for source, cell in rows for target in re.findall(r"`(\w+)`", cell)}
     allowed = {(str(a), str(b)) for a, targets in TRANSITIONS.items() for b in targets}
     assert drawn == allowed
