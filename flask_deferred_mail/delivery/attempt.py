@@ -72,6 +72,8 @@ class Listener(Protocol):
 #: How long after its deadlines an attempt counts as standing still.
 GRACE = 5.0
 
+_NO_DATABASE = "the database could not be asked"
+
 
 class Deliverer:
     """Delivers claimed mails. One object per app and process, used by many threads."""
@@ -135,7 +137,7 @@ class Deliverer:
             return self.pacing.ask(holding.claim.transport)
         except StoreError:
             # Nothing was tried: the mail does not pay for the database.
-            self._return(holding, "the database could not be asked")
+            self._return(holding, _NO_DATABASE)
             raise
 
     def _has_ended(self, claim: Claim) -> bool:
@@ -168,6 +170,9 @@ class Deliverer:
             if str(refusal) != OUT_OF_TIME:
                 return self._return(holding, str(refusal))
             tally = work.out_of_time(str(refusal))
+        except StoreError:
+            self._return(holding, _NO_DATABASE)
+            raise
         except BaseException:
             if not holding.handed_over:
                 self._return(holding, "the process was told to stop")
@@ -198,6 +203,8 @@ class Deliverer:
             raise
         except Exception as error:
             if tally is None:
+                if isinstance(error, StoreError) and work.untried:
+                    raise
                 return work.broke(error)
             log.exception("mail %d: tearing the context down broke", work.claim.job_id)
         assert tally is not None

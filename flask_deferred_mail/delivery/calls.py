@@ -109,8 +109,8 @@ class Calls:
         except ContentLost as error:
             return self.broke(error)
         except BaseException as error:
-            if isinstance(error, StoreError) and not self.outcomes and not self.in_flight:
-                raise  # nothing was tried yet, and the mail does not pay for the database
+            if isinstance(error, StoreError) and self.untried:
+                raise  # the mail does not pay for the database
             # In a thread of ours even SystemExit is only some poisoned mail's doing.
             if not self.contain and not isinstance(error, Exception):
                 raise
@@ -296,6 +296,11 @@ class Calls:
         """The last byte was refused because the wall clock had run out: the mail pays."""
         self.interrupted = self.decided or self.budgeted
         return self._tally(None, why)
+
+    @property
+    def untried(self) -> bool:
+        """Whether no call has begun yet."""
+        return not self.outcomes and not self.in_flight
 
     @property
     def decided(self) -> bool:

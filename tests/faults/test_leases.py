@@ -14,9 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from flask_deferred_mail.delivery import attempt
+from flask_deferred_mail.outcome import Outcome
+from flask_deferred_mail.signals import mail_retry_scheduled
+from flask_deferred_mail.transports.base import Call
 from tests.support.background import Background
 from tests.support.fault_site import FaultSite, answered
 from tests.support.mail_app import MailApp
+from tests.support.scripted_transport import ScriptedTransport, accept
 from tests.support.smtp_server import SmtpServer
 from tests.support.waiting import wait_until
 
@@ -180,6 +185,43 @@ def test_b1_a_late_outcome_does_not_overwrite_that_of_another(
     assert app.outcomes(job) == ["unknown", "sent"]
     assert len(smtp.messages) == 2
     assert len({message.parsed["Message-ID"] for message in smtp.messages}) == 1
+
+
+def test_b1_receivers_of_a_stuck_attempt_do_not_stop_the_heartbeat(
+    make_app: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes its time over an attempt that stood still costs no other mail its lease."""
+    monkeypatch.setattr(attempt, "GRACE", 0.2)
+    heard, told, moved = threading.Event(), threading.Event(), threading.Event()
+
+    def stands_still(call: Call) -> Outcome:
+        assert moved.wait(60)
+        return accept(call)
+
+    def receiver(_sender: object, **_details: object) -> None:
+        heard.set()
+        assert told.wait(60)
+
+    app = make_app(
+        "null:",
+        DEFERRED_MAIL_LEASE=1,
+        DEFERRED_MAIL_ATTEMPT_DEADLINE=0.2,
+        DEFERRED_MAIL_FINAL_REPLY_DEADLINE=0.2,
+    )
+    ScriptedTransport(app, stands_still)
+    app.send()
+    with mail_retry_scheduled.connected_to(receiver):
+        sweep = Background(app)
+        assert heard.wait(20)
+        claim = app.runtime.claims.take_one(app.send().id)
+        assert claim is not None
+        holding = app.runtime.leases.hold(claim)
+        first = lease_end(app)
+        wait_until(lambda: lease_end(app) > first + 1.5, 20, "the lease was not renewed")
+        told.set()
+        assert sweep.end().retry == 1
+    moved.set()
+    assert app.runtime.leases.give_back([holding], "the test is over") == 1
 
 
 # -- B2 -----------------------------------------------------------------------------------------
