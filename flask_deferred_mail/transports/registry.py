@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError, NotYetAvailable
 from .base import Transport
-from .url import TransportURL, URLFault, combination, parse
+from .url import EHLO_NAME, TransportURL, URLFault, combination, parse
 
 if TYPE_CHECKING:
     from .smtp_opening import TlsPolicy
@@ -199,6 +199,11 @@ def _existing_file(value: str) -> str | None:
     return None if os.path.isfile(value) else "the path of a PEM file that exists"
 
 
+def _own_name(value: str) -> str | None:
+    expected = "a host name such as web1.example.com, or an address such as [192.0.2.7]"
+    return None if EHLO_NAME.fullmatch(value) else expected
+
+
 def _smtp(name: str, url: TransportURL, timeout: float | None) -> Transport:
     from .smtp import SmtpTransport
 
@@ -210,6 +215,7 @@ def _smtp(name: str, url: TransportURL, timeout: float | None) -> Transport:
         username=url.user,
         password=url.password,
         tls=cast("TlsPolicy", "implicit" if implicit else url.options.get("tls", "required")),
+        local_hostname=url.options.get("local_hostname"),
         cafile=url.options.get("cafile"),
         timeout=timeout,
     )
@@ -253,6 +259,7 @@ def _null(name: str, _url: TransportURL, _timeout: float | None) -> Transport:
 
 
 _USER = ("user", "password")
+_SMTP_OPTIONS: dict[str, OptionCheck] = {"cafile": _existing_file, "local_hostname": _own_name}
 
 #: Every scheme of this release.
 SCHEMES: dict[str, Scheme] = {
@@ -260,9 +267,9 @@ SCHEMES: dict[str, Scheme] = {
         _smtp,
         "host",
         login=_USER,
-        options={"tls": _one_of("required", "optional", "none"), "cafile": _existing_file},
+        options={"tls": _one_of("required", "optional", "none"), **_SMTP_OPTIONS},
     ),
-    "smtps": Scheme(_smtp, "host", login=_USER, options={"cafile": _existing_file}),
+    "smtps": Scheme(_smtp, "host", login=_USER, options=_SMTP_OPTIONS),
     "sendcloud": Scheme(
         _sendcloud,
         "default",

@@ -8,7 +8,6 @@ a deadline), ``smtp_opening`` (TLS and login), ``smtp_transaction`` (one envelop
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 
 from .. import crashpoints
@@ -21,6 +20,7 @@ from .smtp_connection import SmtpConnection
 from .smtp_opening import CannotOpen, Endpoint, Opening, TlsPolicy, open_connection
 from .smtp_pool import IdleConnections
 from .smtp_transaction import Transaction
+from .url import EHLO_NAME
 
 #: Seconds that ``probe`` may take, and ``close`` may spend on farewells.
 PROBE_SECONDS = 20.0
@@ -28,7 +28,6 @@ FAREWELL_SECONDS = 2.0
 
 _POLICIES = ("implicit", "required", "optional", "none")
 _NOTHING = IdleConnections()
-_HOSTNAME = re.compile(r"[A-Za-z0-9.-]+|\[[A-Za-z0-9.:]+\]")
 
 
 class SmtpTransport(Transport):
@@ -192,7 +191,7 @@ def _faults(endpoint: Endpoint, auth: str | None) -> Iterator[str]:
         yield "user and password go together (MAIL_USERNAME, MAIL_PASSWORD)"
     if "\0" in f"{endpoint.username}{endpoint.password}":
         yield "user and password cannot hold NUL"
-    if not _HOSTNAME.fullmatch(endpoint.local_hostname or "x"):
+    if not EHLO_NAME.fullmatch(endpoint.local_hostname or "x"):
         yield "local_hostname must be a host name or an address literal"
     if endpoint.cafile is not None:
         try:

@@ -12,12 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+#: What a client may call itself in EHLO (RFC 5321 4.1.1.1): a host name or an address literal.
+EHLO_NAME = re.compile(r"[A-Za-z0-9.-]+|\[[A-Za-z0-9.:]+\]")
+
 _ENCODE = "percent-encode '/', '?', '#', '@' and '%' in user and password"
 _COMBINATION = re.compile(r"(failover|roundrobin)\s*\(", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
 # Options whose values are never secret.
 _SHOWN_OPTIONS = frozenset(
-    {"tls", "auth", "endpoint", "cafile", "region", "configuration_set", "batch"}
+    {
+        *("tls", "auth", "endpoint", "cafile", "local_hostname"),
+        *("region", "configuration_set", "batch"),
+    }
 )
 _SHOWN_SCHEMES = frozenset(
     {

@@ -309,3 +309,13 @@ def test_what_we_call_ourselves(name: str | None, said: str) -> None:
     with SmtpServer() as server, client(server, local_hostname=name) as smtp:
         send(smtp)
         assert server.commands[0].line == f"EHLO {said}"
+
+
+@pytest.mark.parametrize("said", ["web1.example.com", "[192.0.2.7]"])
+def test_what_we_call_ourselves_can_stand_in_the_url(make_app: Any, said: str) -> None:
+    """``?local_hostname=`` is for relays that look at the name in EHLO."""
+    with SmtpServer() as server:
+        app = make_app(server.url(local_hostname=said))
+        app.send()
+        assert app.sweep().sent == 1
+        assert server.commands[0].line == f"EHLO {said}"
