@@ -28,6 +28,8 @@ from ..errors import SchemaError, StoreError
 from .backend import Backend, Setup, Trouble
 from .dialect import SQLITE_CLOCK
 from .prepared import run_sql
+from .upgrading import only_adds, too_old
+from .versions import Found
 
 log = logging.getLogger("flask_deferred_mail.store")
 
@@ -84,14 +86,23 @@ class SqliteBackend(Backend):
             try:
                 with engine.connect() as connection:
                     self._use_wal(connection)
-                    missing = self.schema_version(connection) is None
-                if missing:
+                    found = self.find_tables(connection)
+                if found is None:
                     self.make_tables(engine)
+                elif found.old:
+                    self._upgrade(engine, found)
                 return
             except DBAPIError as error:
                 if self.judge(error) is not Trouble.AGAIN or time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.005)
+
+    def _upgrade(self, engine: Engine, found: Found) -> None:
+        """At first use, unless that would lock out processes of the version that made them."""
+        if not only_adds(found):
+            raise too_old(found, self.shown)
+        version = self.upgrade_tables(engine).after
+        log.warning("%s: tables upgraded from version %d to %d", self.shown, found.version, version)
 
     def _use_wal(self, connection: Connection) -> None:
         mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
