@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from .. import crashpoints
 from ..cleaning import clean
 from ..deadline import Deadline
-from ..errors import ConfigurationError, HandoverRefused, NotYetAvailable, StoreError
+from ..errors import (
+    ConfigurationError,
+    HandoverRefused,
+    KeyMissing,
+    NotYetAvailable,
+    StoreError,
+)
 from ..job import JobRecipient, RecipientStatus
 from ..letter import Letter, Recipient
 from ..outcome import Fate, FaultKind, Outcome, RecipientResult, ServerNote
@@ -26,6 +32,10 @@ from .pacing import Pacing
 from .verdict import Policy, Tally, apply, still_open
 
 log = logging.getLogger("flask_deferred_mail.delivery")
+
+
+#: Seconds for which a mail that cannot be decrypted here is left to processes that have its key.
+PAUSE_WITHOUT_KEY = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,8 @@ class Calls:
             self._send_all(transport, self.letter)
         except HandoverRefused:
             raise
+        except KeyMissing as error:
+            return self._left_to_others(clean(str(error)))
         except BaseException as error:
             # In a thread of ours even SystemExit is only some poisoned mail's doing.
             if not self.contain and not isinstance(error, Exception):
@@ -222,6 +234,19 @@ class Calls:
             self.recipients, outcome.results, self.holding.call_key, answered=False
         )
         return self._tally(None, detail)
+
+    def _left_to_others(self, why: str) -> Tally:
+        """Only this process cannot read the mail: another one may, and the mail does not pay."""
+        log.error("mail %d: %s", self.claim.job_id, why)
+        return Tally(
+            recipients=self.recipients,
+            costs_attempt=False,
+            rests_for=PAUSE_WITHOUT_KEY,
+            interrupted=False,
+            unknown=False,
+            answered=False,
+            detail=why,
+        )
 
     def out_of_time(self, why: str) -> Tally:
         """The last byte was refused because the wall clock had run out: the mail pays."""

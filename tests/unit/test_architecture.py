@@ -48,6 +48,7 @@ OWNERS: dict[str, frozenset[str]] = {
     "email_validator": frozenset({"address"}),
     "markdownify": frozenset({"plain_text"}),
     "jinja2": frozenset({"rendering", "message"}),
+    "cryptography": frozenset({"store"}),
     "uwsgi": frozenset({"delivery"}),  # asked whether threads run there
 }
 
