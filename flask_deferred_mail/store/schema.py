@@ -21,7 +21,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    Computed,
     Double,
     ForeignKey,
     Index,
@@ -37,10 +36,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 
 from ..job import ENDED, JobStatus
-from .dialect import MYSQLS
+from .dialect import MYSQLS, Derived
 
-#: Version of the tables as this code knows them.
-SCHEMA_VERSION = 1
+#: Version of the tables as this code knows them. Whoever changes the tables of a released version
+#: raises it, and writes the revision that leads there (``migrations/versions``).
+SCHEMA_VERSION = 2
 
 PREFIX = "deferred_mail_"
 
@@ -116,13 +116,13 @@ jobs = Table(
     Column(
         "queue",
         String(64),
-        Computed("CASE WHEN due_at IS NOT NULL THEN transport END", persisted=True),
+        Derived("CASE WHEN due_at IS NOT NULL THEN transport END"),
     ),
     # 0: nobody has tried to send it yet; 1: it waits for another attempt, or is in hand.
     Column(
         "tried",
         SmallInteger,
-        Computed("CASE WHEN attempts > 0 THEN 1 ELSE 0 END", persisted=True),
+        Derived("CASE WHEN attempts > 0 THEN 1 ELSE 0 END"),
     ),
     # Last, so that reading the columns before it does not touch a long body.
     Column("payload", _Long),

@@ -51,7 +51,7 @@ def make_or_upgrade(connection: Connection, shown: str) -> Change:
         return make_if_missing(connection, shown)
     adopted = take_in(connection, found).adopted
     with _one_at_a_time:
-        _run_revisions(connection)
+        run_revisions(connection, schema.SCHEMA_VERSION)
     return Change(found.version, schema.SCHEMA_VERSION, adopted)
 
 
@@ -73,12 +73,13 @@ def too_old(found: Found, shown: str) -> SchemaError:
     )
 
 
-def _run_revisions(connection: Connection) -> None:
+def run_revisions(connection: Connection, version: int) -> None:
+    """Bring the tables to this version, revision by revision, inside the caller's transaction."""
     from alembic import command  # see the top: loaded when it is needed
 
     configuration = _configuration()
     configuration.attributes["connection"] = connection
-    command.upgrade(configuration, revision_of(schema.SCHEMA_VERSION))
+    command.upgrade(configuration, revision_of(version))
 
 
 def _configuration() -> Config:

@@ -101,7 +101,7 @@ def _make_jobs() -> None:
 
 
 def _make_job_indexes() -> None:
-    due, keyed = sa.text("due_at IS NOT NULL"), sa.text('"key" IS NOT NULL')
+    due, keyed = sa.text("due_at IS NOT NULL"), sa.text("key IS NOT NULL")
     op.create_index(
         "deferred_mail_job_claim",
         "deferred_mail_job",
