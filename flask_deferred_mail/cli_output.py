@@ -21,6 +21,7 @@ from .job import Job, JobRecipient, JobStatus, moment
 if TYPE_CHECKING:
     from .delivery.sweep import Counts
     from .finding import Finding
+    from .store.versions import Change
     from .store.reports import Backlog, LoggedAttempt, Sighting
 
 # What a terminal could take for a command, and what json.dumps leaves as it is.
@@ -81,9 +82,12 @@ def _recipient_object(entry: JobRecipient) -> dict[str, Any]:
     }
 
 
-def show_object(job: Job, attempts: Sequence[LoggedAttempt]) -> dict[str, Any]:
+def show_object(
+    job: Job, attempts: Sequence[LoggedAttempt], emptied: bool = False
+) -> dict[str, Any]:
     """A mail as ``show --json`` has it: with its attempts."""
-    return {**job_object(job), "attempt_log": [_attempt_object(entry) for entry in attempts]}
+    log = [_attempt_object(entry) for entry in attempts]
+    return {**job_object(job), "content_deleted": emptied, "attempt_log": log}
 
 
 def _attempt_object(entry: LoggedAttempt) -> dict[str, Any]:
@@ -166,6 +170,25 @@ def _results(results: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {result}" for result, number in results.items() if number)
 
 
+def tables_line(change: Change, shown: str) -> str:
+    """What ``init-db`` or ``upgrade-db`` has done."""
+    place = clean(shown)
+    if change.before is None:
+        return f"made tables of version {change.after} in {place}"
+    if change.before != change.after:
+        return f"upgraded tables of version {change.before} to version {change.after} in {place}"
+    did = "noted their revision" if change.adopted else "nothing to do"
+    return f"tables of version {change.after} are in {place}: {did}"
+
+
+def foreign_tables_line(shown: str) -> str:
+    """The same where the tables are not ours to change."""
+    return (
+        f"the tables in {clean(shown)} belong to the application (db=): nothing was done. Make "
+        "or migrate them with it: db.create_all(), or flask db migrate and flask db upgrade"
+    )
+
+
 def status_lines(backlog: Backlog, seen: Sighting | None, now: float) -> list[str]:
     """How the queue stands, for people."""
     remarks = {
@@ -244,7 +267,7 @@ def recipients_words(job: Job) -> str:
     return f"{first} +{more}" if more else first
 
 
-def show_lines(job: Job, attempts: Sequence[LoggedAttempt]) -> list[str]:
+def show_lines(job: Job, attempts: Sequence[LoggedAttempt], emptied: bool = False) -> list[str]:
     """One mail with recipients and attempts, for people."""
     facts: dict[str, object] = {
         "mail": job.id,
@@ -260,6 +283,7 @@ def show_lines(job: Job, attempts: Sequence[LoggedAttempt]) -> list[str]:
         "next": when(job.next_attempt_at) if job.next_attempt_at else None,
         "sent": when(job.sent_at) if job.sent_at else None,
         "attempts": job.attempts,
+        "content": "deleted (purge --bodies-days); it cannot be sent again" if emptied else None,
         "last error": clean(job.last_error) if job.last_error else None,
     }
     lines = [f"{name:<12}{value}" for name, value in facts.items() if value is not None]

@@ -116,6 +116,11 @@ class Reports:
         rows = self.database.read(lambda c: c.execute(query).all())
         return [_logged(row) for row in rows]
 
+    def emptied(self, job_id: int) -> bool:
+        """Whether the mail's content was deleted while its row stayed."""
+        query = select(jobs.c.payload.is_(None)).where(jobs.c.id == job_id)
+        return bool(self.database.read(lambda c: c.scalar(query)))
+
     def seen(self, name: str, host: str, pid: int) -> None:
         """Note that a kind of process (``sweep``) is at work."""
 

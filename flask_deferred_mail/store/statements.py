@@ -147,18 +147,52 @@ _DUPLICATE_ENTRY = 1062
 def insert_blobs(connection: Connection, job_id: int, pieces: dict[str, bytes]) -> None:
     """Store attachments that are not there yet, and note that this mail has them."""
     dialect = connection.dialect.name
-    # A caller's SQLite connection does not know our clock function; the host's clock is the same.
-    created_at = time.time() if dialect == "sqlite" else now()
-    for digest, data in pieces.items():
-        # One by one: many at once would have to fit into one packet together.
-        connection.execute(
-            insert_or_ignore(blobs, dialect).values(created_at=created_at),
-            {"digest": digest, "size": len(data), "data": data},
-        )
+    # In one order, so that two who have the same ones do not wait for each other in a circle.
+    missing = sorted(pieces)
+    while missing:
+        there = _there(connection, missing)
+        for digest in missing:
+            if digest not in there:
+                _insert_blob(connection, digest, pieces[digest])
+        missing = _gone(connection, missing)
     connection.execute(
         insert_or_ignore(job_blobs, dialect),
-        [{"job_id": job_id, "digest": digest} for digest in pieces],
+        [{"job_id": job_id, "digest": digest} for digest in sorted(pieces)],
     )
+
+
+def _there(connection: Connection, digests: list[str]) -> set[str]:
+    """Those that need not travel to the server again."""
+    if connection.dialect.name == "sqlite":
+        return set()  # no way to travel
+    return set(connection.scalars(_DIGESTS, {"digests_": digests}))
+
+
+def _insert_blob(connection: Connection, digest: str, data: bytes) -> None:
+    # One by one: many at once would have to fit into one packet together.
+    dialect = connection.dialect.name
+    # A caller's SQLite connection does not know our clock function; the host's clock is the same.
+    created_at = time.time() if dialect == "sqlite" else now()
+    connection.execute(
+        insert_or_ignore(blobs, dialect).values(created_at=created_at),
+        {"digest": digest, "size": len(data), "data": data},
+    )
+
+
+def _gone(connection: Connection, digests: list[str]) -> list[str]:
+    """Lock these attachments against ``purge`` until the transaction ends; what it was faster at.
+
+    The lock is shared: any number of transactions may record mail with one attachment at a time.
+    """
+    if connection.dialect.name == "sqlite":
+        return []  # one writer, and that is this transaction
+    locked = set(connection.scalars(_LOCK_DIGESTS, {"digests_": digests}))
+    return [digest for digest in digests if digest not in locked]
+
+
+_DIGESTS = select(blobs.c.digest).where(blobs.c.digest.in_(bindparam("digests_", expanding=True)))
+#: ``FOR KEY SHARE`` on PostgreSQL, ``LOCK IN SHARE MODE`` on MariaDB and MySQL.
+_LOCK_DIGESTS = _DIGESTS.order_by(blobs.c.digest).with_for_update(read=True, key_share=True)
 
 
 def fresh_job(job_id: int, row: dict[str, Any], submission: Submission) -> Job:
