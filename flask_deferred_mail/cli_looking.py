@@ -1,4 +1,4 @@
-"""Commands that look, and change nothing but the tables themselves."""
+"""Commands that look, and change nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,47 +32,7 @@ from .doctor import Patient, examine
 from .explanation import Evidence
 from .finding import Level
 from .job import JobStatus
-from .store.database import Database
 from .store.inspection import Inspection
-from .store.versions import Change
-
-
-@command("init-db")
-def init_db(mail: AppMail) -> None:
-    """Make the tables where they are missing. Does no harm when they are there.
-
-    PostgreSQL, MariaDB and MySQL need this once. SQLite's tables are made at first use anyhow; this
-    shows at deployment whether that works. Tables of an older version are left to `upgrade-db`.
-    Where the tables belong to the application (DeferredMail(db=db)), it says so and does nothing.
-
-    \b
-    Example:
-      flask --app myapp mail init-db
-    """
-    _change_tables(mail.runtime.database, Database.create)
-
-
-@command("upgrade-db")
-def upgrade_db(mail: AppMail) -> None:
-    """Make the tables, or bring them to this version.
-
-    Run it at each deployment, before the new processes start; those of the old version may go on
-    meanwhile, unless the changelog says otherwise. There is no way back. SQLite's tables are
-    upgraded at first use, where nothing speaks against it. Where the tables belong to the
-    application (DeferredMail(db=db)), it says so and does nothing.
-
-    \b
-    Example:
-      flask --app myapp mail upgrade-db
-    """
-    _change_tables(mail.runtime.database, Database.upgrade)
-
-
-def _change_tables(database: Database, change: Callable[[Database], Change]) -> None:
-    if database.backend.application_owns:
-        say(output.foreign_tables_line(database.shown))
-    else:
-        say(output.tables_line(change(database), database.shown))
 
 
 @command("status")

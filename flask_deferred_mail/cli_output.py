@@ -21,7 +21,6 @@ from .job import Job, JobRecipient, JobStatus, moment
 if TYPE_CHECKING:
     from .delivery.sweep import Counts
     from .finding import Finding
-    from .store.versions import Change
     from .store.reports import Backlog, LoggedAttempt, Sighting
 
 # What a terminal could take for a command, and what json.dumps leaves as it is.
@@ -168,25 +167,6 @@ def sweep_line(counts: Counts) -> str:
 
 def _results(results: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {result}" for result, number in results.items() if number)
-
-
-def tables_line(change: Change, shown: str) -> str:
-    """What ``init-db`` or ``upgrade-db`` has done."""
-    place = clean(shown)
-    if change.before is None:
-        return f"made tables of version {change.after} in {place}"
-    if change.before != change.after:
-        return f"upgraded tables of version {change.before} to version {change.after} in {place}"
-    did = "noted their revision" if change.adopted else "nothing to do"
-    return f"tables of version {change.after} are in {place}: {did}"
-
-
-def foreign_tables_line(shown: str) -> str:
-    """The same where the tables are not ours to change."""
-    return (
-        f"the tables in {clean(shown)} belong to the application (db=): nothing was done. Make "
-        "or migrate them with it: db.create_all(), or flask db migrate and flask db upgrade"
-    )
 
 
 def status_lines(backlog: Backlog, seen: Sighting | None, now: float) -> list[str]:

@@ -72,10 +72,13 @@ def read(connection: Connection) -> Found | None:
     if not inspect(connection).has_table(schema.meta.name):
         return None
     query = select(schema.meta.c.name, schema.meta.c.value).where(schema.meta.c.name.in_(_ROWS))
-    said = {row.name: int(row.value) for row in connection.execute(query)}
+    said = {row.name: row.value for row in connection.execute(query)}
     if "schema" not in said:
         return None
-    return Found(said["schema"], said.get("compatible", said["schema"]))
+    version = int(said["schema"])
+    # "3:1" speaks of version 3 only: to whoever noted another version, and no more, nothing fits.
+    of, _, compatible = said.get("compatible", "").partition(":")
+    return Found(version, int(compatible) if of == said["schema"] else version)
 
 
 def check(found: Found, shown: str) -> None:
@@ -133,9 +136,9 @@ def _make_indexes(connection: Connection, table: Table) -> None:
 def note(connection: Connection, version: int, compatible: int) -> None:
     """Note the version of the tables, and the oldest version of the code that may use them."""
     connection.execute(schema.meta.delete().where(schema.meta.c.name.in_(_ROWS)))
-    rows = zip(_ROWS, (version, compatible), strict=True)
+    rows = zip(_ROWS, (str(version), f"{version}:{compatible}"), strict=True)
     connection.execute(
-        schema.meta.insert(), [{"name": name, "value": str(value)} for name, value in rows]
+        schema.meta.insert(), [{"name": name, "value": value} for name, value in rows]
     )
 
 

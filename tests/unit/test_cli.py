@@ -17,8 +17,8 @@ from flask_deferred_mail.cli import mail_group
 PAGE = Path(__file__).parents[2] / "docs/reference/command-line.md"
 LATER = {"worker", "transports", "suppress"}
 COMMANDS = {
-    *("init-db", "upgrade-db", "sweep", "status", "list", "show", "explain", "retry", "cancel", "hold"),
-    *("release", "purge", "doctor", "test"),
+    *("sweep", "status", "list", "show", "explain", "retry", "cancel", "hold"),
+    *("init-db", "upgrade-db", "release", "purge", "doctor", "test"),
 }
 OPTIONS = {
     "sweep": {"--limit", "--concurrency", "--wait", "--fail-on-error", "--json"},
