@@ -11,7 +11,7 @@
     │   ├── CommitUnknown           the connection broke at COMMIT: it may have happened
     │   ├── StoreBusy               another process held the database for too long
     │   ├── NotCommitted            a request left mail in a transaction that it did not end
-    │   ├── SchemaError             tables are missing, or newer than this version knows
+    │   ├── SchemaError             tables are missing, or of a version that does not fit
     │   ├── UnknownFormat           the mail was recorded by a newer version than this one
     │   └── KeyMissing              the mail is encrypted with a key that is not configured here
     ├── JobNotFound (LookupError)   no row has that id or key
@@ -94,7 +94,7 @@ class NotCommitted(StoreError):
 
 
 class SchemaError(StoreError):
-    """The tables are missing, or were made by a newer version than this one."""
+    """The tables are missing, or not of a version that fits this one; the text says what to run."""
 
 
 class UnknownFormat(StoreError):

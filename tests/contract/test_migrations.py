@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import Engine, inspect, text
 
 from flask_deferred_mail.errors import SchemaError, StoreError
 from flask_deferred_mail.job import JobStatus
@@ -24,7 +24,7 @@ from flask_deferred_mail.store.inspection import Inspection
 from flask_deferred_mail.store.jobs import JobStore
 from flask_deferred_mail.store.reports import Reports
 from flask_deferred_mail.store.statements import AttemptNote, Verdict
-from tests.support.databases import DATABASES, fresh_database
+from tests.support.databases import DATABASES, SERVERS, fresh_database
 from tests.support.old_tables import (
     NEXT,
     fill,
@@ -33,6 +33,7 @@ from tests.support.old_tables import (
     scripts_of_next_version,
 )
 from tests.support.transport_calls import a_letter
+from tests.support.waiting import wait_until
 
 HEAD = schema.SCHEMA_VERSION
 OLD = range(1, HEAD)
@@ -347,7 +348,8 @@ def test_a_step_that_locks_the_old_out(url: str, database: Database, tmp_path: P
 def test_a_revision_that_fails_changes_no_version(
     url: str, database: Database, tmp_path: Path
 ) -> None:
-    """All of it is taken back where the database can; the note says the old version everywhere."""
+    """All of it is taken back where the database can; where not, what was done is no hindrance
+    to the next run. The version is noted last."""
     broken = 'op.execute("SELECT * FROM there_is_no_such_table")'
     scripts = scripts_of_next_version(tmp_path, compatible=1, last=broken)
     database.create()
@@ -357,7 +359,46 @@ def test_a_revision_that_fails_changes_no_version(
     assert revision(database) == [versions.revision_of(HEAD)]
     if "mariadb" not in database.shown:
         assert "remark" not in str(structure(database))
-    add(database)
+    number = add(database)
+    mended = scripts_of_next_version(tmp_path / "mended", compatible=1)
+    new = run_next_version(url, mended, "upgrade", "send")
+    assert new == {"upgrade": [HEAD, NEXT], "send": [number]}
+
+
+@pytest.mark.parametrize("url", SERVERS, indirect=True)
+def test_an_upgrade_waits_for_readers_without_holding_up_others(
+    url: str, database: Database
+) -> None:
+    """Somebody's long transaction keeps the table: mail is recorded meanwhile, and the upgrade
+    comes through when that ends. (Readers do not keep SQLite from changing a table.)"""
+    make_tables_of(1, database)
+    engine = database.backend.bare_engine()
+    changes: list[versions.Change] = []
+    upgrade = threading.Thread(target=lambda: changes.append(Database(url).upgrade()))
+    with database.backend.reading(engine) as reader:
+        reader.execute(text("SELECT count(*) FROM deferred_mail_job"))
+        upgrade.start()
+        # As soon as it stands in the queue of locks, a process of the old version records a mail:
+        # no longer than one wait of the upgrade behind it.
+        wait_until(lambda: _somebody_waits(engine), message="the upgrade waits for the lock")
+        fill(database)
+        assert upgrade.is_alive()
+    upgrade.join(60)
+    engine.dispose()
+    assert [(change.before, change.after) for change in changes] == [(1, HEAD)]
+    assert send_all(database) == [1]
+
+
+def _somebody_waits(engine: Engine) -> bool:
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND wait_event_type = 'Lock'"
+        if engine.dialect.name == "postgresql"
+        else "SELECT count(*) FROM information_schema.processlist WHERE db = DATABASE() "
+        "AND state LIKE 'Waiting for%'"
+    )
+    with engine.connect() as connection:
+        return bool(connection.scalar(text(query)))
 
 
 # -- tables that the application owns -----------------------------------------------------------

@@ -107,6 +107,7 @@ _REVISION = '''
 
 import sqlalchemy as sa
 from alembic import op
+from flask_deferred_mail.store.migrations.resumable import add_column, create_index
 
 revision = "{revision}"
 down_revision = "{before}"
@@ -114,13 +115,13 @@ compatible = {compatible}
 
 
 def upgrade():
-    op.add_column("deferred_mail_job", sa.Column("remark", sa.String(40), server_default="none"))
-    op.create_index("deferred_mail_job_remark", "deferred_mail_job", ["remark"])
+    add_column("deferred_mail_job", sa.Column("remark", sa.String(40), server_default="none"))
+    create_index("deferred_mail_job_remark", "deferred_mail_job", ["remark"])
     {last}
 '''
 
 
-def scripts_of_next_version(folder: Path, *, compatible: int, last: str = "") -> Path:
+def scripts_of_next_version(folder: Path, *, compatible: int, last: str = "pass") -> Path:
     """Our revisions and one more, which adds a column. ``last``: what it does at its end."""
     scripts = folder / "100% next"  # a name that a configuration file could stumble over
     shutil.copytree(upgrading.SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
