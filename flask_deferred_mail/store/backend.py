@@ -53,6 +53,8 @@ class Backend(ABC):
         self.url = url
         #: The database's address without its password.
         self.shown = url.render_as_string(hide_password=True)
+        #: Says why a busy database will not become free: this very thread holds it.
+        self.blocked_by: Callable[[], str | None] = lambda: None
 
     @abstractmethod
     def open(self) -> Engine:

@@ -124,20 +124,25 @@ class JobStore:
 
     def same_key(self, submission: Submission, fingerprint: str | None) -> Job:
         """The job that holds the key already; other content is worth a warning."""
-
-        def work(connection: Connection) -> Any:
-            return connection.execute(
-                select(*JOB_COLUMNS, jobs.c.fingerprint).where(
-                    jobs.c.tenant == submission.tenant, jobs.c.key == submission.key
-                )
-            ).one_or_none()
-
-        row = self.database.read(work)
-        if row is None:
+        found = self.database.read(lambda c: self.key_holder(c, submission, fingerprint))
+        if found is None:
             raise StoreError(
                 f"the key {submission.key!r} was taken by another mail that has just been "
                 "purged; record it again"
             )
+        return found
+
+    def key_holder(
+        self, connection: Connection, submission: Submission, fingerprint: str | None
+    ) -> Job | None:
+        """:meth:`same_key` as one transaction sees it; ``None``: it sees no such job."""
+        row = connection.execute(
+            select(*JOB_COLUMNS, jobs.c.fingerprint).where(
+                jobs.c.tenant == submission.tenant, jobs.c.key == submission.key
+            )
+        ).one_or_none()
+        if row is None:
+            return None
         if row.fingerprint != fingerprint and not self._same_content(row.fingerprint, submission):
             log.warning(
                 "mail %s with key %r was recorded before with other content; the first stays",

@@ -95,6 +95,8 @@ class SqliteBackend(Backend):
             except DBAPIError as error:
                 if self.judge(error) is not Trouble.AGAIN or time.monotonic() > give_up_at:
                     raise
+                if self.blocked_by() is not None:
+                    raise
                 time.sleep(0.005)
 
     def _upgrade(self, engine: Engine, found: Found) -> None:
@@ -107,7 +109,7 @@ class SqliteBackend(Backend):
     def _use_wal(self, connection: Connection) -> None:
         mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
         if mode not in ("wal", "memory"):
-            mode = connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
+            mode = self._switch_to_wal(connection)
         if mode not in ("wal", "memory"):
             # A network file system, perhaps. A rollback journal with FULL is as durable, only
             # slower.
@@ -117,6 +119,16 @@ class SqliteBackend(Backend):
             raise StoreError(
                 f"{self.shown}: synchronous is {level}, not FULL; commits would not be durable"
             )
+
+    def _switch_to_wal(self, connection: Connection) -> str:
+        try:
+            return str(connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar())
+        except DBAPIError as error:
+            # It takes a moment without any transaction. The application's own file may have none
+            # just now, and this thread may be the reason.
+            if not self.application_owns or self.judge(error) is not Trouble.AGAIN:
+                raise
+            return "busy"
 
     # -- transactions -----------------------------------------------------------------------
 

@@ -125,7 +125,9 @@ def insert_rows_of_caller(connection: Connection, rows: list[dict[str, Any]]) ->
     return [int(number) for number in connection.scalars(statement, rows)]
 
 
-def _number_of_new_row(dialect: str, row: dict[str, Any], insert_it: Callable[[], Any]) -> int | None:
+def _number_of_new_row(
+    dialect: str, row: dict[str, Any], insert_it: Callable[[], Any]
+) -> int | None:
     try:
         result = insert_it()
     except IntegrityError as error:
@@ -274,7 +276,7 @@ def _insert_of_caller(dialect: str, *, keyed: bool) -> Any:
     if dialect == "sqlite":
         # Its connections do not know our clock function, and ``now_`` is always given.
         given: Any = bindparam("now_", type_=Double())
-        due = func.coalesce(bindparam("send_at_", type_=Double()), given)
+        due: Any = func.coalesce(bindparam("send_at_", type_=Double()), given)
         times = _times(given, due)
     insert_it = insert_or_ignore(jobs, dialect) if keyed and dialect not in MYSQLS else insert(jobs)
     return insert_it.values(times)
