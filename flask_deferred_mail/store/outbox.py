@@ -19,6 +19,7 @@ from .. import crashpoints
 from ..job import Job
 from ..letter import Submission
 from . import schema, statements
+from .application_database import savepoints_hold
 from .caller import Caller, Homes, caller, in_transaction
 from .connection_watch import ConnectionWatch
 from .database import Database
@@ -80,6 +81,16 @@ class Outbox:
         else:
             batch.settle(Fate.COMMITTED)
         return batch
+
+    def savepoints_hold(self) -> bool:
+        """See :func:`.application_database.savepoints_hold`; only known of ``db=``.
+
+        :raises StoreError: the application's database cannot be reached.
+        """
+        try:
+            return self.engine is None or savepoints_hold(self.engine)
+        except SQLAlchemyError as error:
+            raise self._database.backend.explain(error) from error
 
     def confirm(self) -> None:
         """Believe the commits of connections that have passed: nothing tells of them in time."""
