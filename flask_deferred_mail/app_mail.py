@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,11 +22,14 @@ from .delivery.attempt import Attempted
 from .delivery.dispatcher import Ticket
 from .delivery.runtime import Runtime
 from .dispatched import dispatched_message, snapshot
-from .errors import ConfigurationError, DeferredMailError
+from .errors import ConfigurationError, DeferredMailError, NotCommitted
 from .job import Job, JobStatus
 from .letter import Submission
 from .message import Defaults, Message
 from .settings import Settings, suppresses
+from .store.application_database import ApplicationDatabase
+from .store.fate import Batch, Fate
+from .store.jobs import Added
 from .wsgi import KEY
 
 log = logging.getLogger("flask_deferred_mail")
@@ -40,6 +43,7 @@ class App(Protocol):
     """The part of a Flask application that is used here."""
 
     testing: bool
+    debug: bool
 
     @property
     def config(self) -> Mapping[str, Any]: ...
@@ -52,10 +56,13 @@ class App(Protocol):
 class AppMail:
     """What one app has: its settings, its runtime in this process, its outbox."""
 
-    def __init__(self, app: App, settings: Settings) -> None:
+    def __init__(
+        self, app: App, settings: Settings, database: ApplicationDatabase | None = None
+    ) -> None:
         self.app = app
         self.settings = settings
-        self.outbox: list[Message] = []
+        self._database = database
+        self._outbox: list[Message] = []
         self._recordings: list[list[Message]] = []
         self._runtime: Runtime | None = None
         self._inherited: list[Runtime] = []
@@ -78,8 +85,25 @@ class AppMail:
             if inherited is not None:
                 # Never closed here: its sockets and locks are the parent's.
                 self._inherited.append(inherited)
-            self._runtime = Runtime(self.settings, self.app.app_context, _Signals(self))
+            self._runtime = self._made_runtime()
             return self._runtime
+
+    def _made_runtime(self) -> Runtime:
+        listener = _Signals(self)
+        if self._database is None:
+            return Runtime(self.settings, self.app.app_context, listener)
+        with self.app.app_context():
+            database, engine = self._database.open(), self._database.engine()
+        runtime = Runtime(self.settings, self.app.app_context, listener, database)
+        runtime.outbox.engine = engine
+        return runtime
+
+    @property
+    def outbox(self) -> list[Message]:
+        """Messages recorded while sending was suppressed; those in a session once it commits."""
+        if self._runtime is not None:
+            self._runtime.outbox.confirm()
+        return self._outbox
 
     @property
     def suppressed(self) -> bool:
@@ -115,14 +139,71 @@ class AppMail:
         messages = [self._rendered(message) for message in messages]
         submissions = [self._submission(message) for message in messages]
         suppressed = self.suppressed
-        hook = _hook(environ, suppressed)
         added = self.runtime.jobs.add_many(submissions) if submissions else []
+        self._arrange(messages, submissions, added, environ, suppressed)
+        return [one.job for one in added]
+
+    def join(
+        self, session: Any, messages: list[Message], environ: dict[str, Any] | None
+    ) -> tuple[list[Job], Batch | None]:
+        """Record mails in the caller's transaction; all else follows when that has committed.
+
+        Returns the jobs, and what the end of the request is to look at.
+        """
+        messages = [self._rendered(message) for message in messages]
+        submissions = [self._submission(message) for message in messages]
+        suppressed = self.suppressed
+        if suppressed or self._recordings:
+            messages = [snapshot(message) for message in messages]
+
+        def committed(batch: Batch) -> None:
+            self._arrange(messages, submissions, batch.added, environ, suppressed)
+
+        if not submissions:
+            return [], None
+        batch = self.runtime.outbox.add(session, submissions, committed)
+        return [one.job for one in batch.added], batch
+
+    def _arrange(
+        self,
+        messages: Sequence[Message],
+        submissions: Sequence[Submission],
+        added: Sequence[Added],
+        environ: dict[str, Any] | None,
+        suppressed: bool,
+    ) -> None:
+        """Have rows sent that are committed and that nobody has leased; tell who listens."""
+        hook = _hook(environ, suppressed)
         for message, submission, one in zip(messages, submissions, added, strict=True):
             if one.created:
                 if hook is not None and _due_now(submission):
                     self._schedule(hook, one.job)
                 self._recorded(message, one.job, suppressed)
-        return [one.job for one in added]
+
+    def look_back(self, batch: Batch) -> None:
+        """The response is out: what nobody has committed by now, nobody will."""
+        self.runtime.outbox.confirm()
+        self._complain(batch)
+
+    def end_of_context(self, batches: Sequence[Batch], error: BaseException | None) -> None:
+        """An application context has ended, and the sessions that end with it.
+
+        :raises NotCommitted: in debug mode and testing, unless another error is on its way.
+        """
+        self.runtime.outbox.confirm()
+        left = [batch for batch in batches if self._complain(batch)]
+        if left and error is None and (self.app.debug or self.app.testing):
+            raise NotCommitted(_left_open(left[0]))
+
+    def _complain(self, batch: Batch) -> bool:
+        """Say, once, that a batch was left uncommitted. False: it was not, or it was said."""
+        if batch.complained or batch.fate not in (Fate.OPEN, Fate.FORGOTTEN):
+            return False
+        if not any(one.created for one in batch.added):
+            return False
+        batch.complained = True
+        log.error("%s", _left_open(batch))
+        return True
 
     def send_now(self, message: Message) -> Job:
         """Record one mail in its own transaction and attempt it at once."""
@@ -223,8 +304,8 @@ class AppMail:
         for recording in self._recordings:
             recording.append(message)
         if suppressed:
-            self.outbox.append(message)
-            del self.outbox[:-OUTBOX_LIMIT]
+            self._outbox.append(message)
+            del self._outbox[:-OUTBOX_LIMIT]
 
     def signal(self, signal: Any, **details: Any) -> None:
         """Tell receivers, in an app context of their own. Nothing that breaks there matters."""
@@ -322,6 +403,15 @@ def apart(work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 def _hook(environ: dict[str, Any] | None, suppressed: bool) -> list[Any] | None:
     """Where to schedule something for the end of the response; ``None``: there is no such end."""
     return None if environ is None or suppressed else environ.get(KEY)
+
+
+def _left_open(batch: Batch) -> str:
+    how = "the session was closed" if batch.fate is Fate.FORGOTTEN else "it is still open"
+    return (
+        f"{batch.named} will not be sent: recorded with session=, in a transaction that was "
+        f"neither committed nor rolled back ({how}). Call session.commit() in the view, or leave "
+        "session= out"
+    )
 
 
 def _due_now(submission: Submission) -> bool:

@@ -1,7 +1,7 @@
 """``flask mail ...`` (also ``flask deferred-mail ...``): all commands, in the order of the help.
 
-Each command parses, calls one function and prints. They are in ``cli_sending``, ``cli_looking``
-and ``cli_changing``; what they have in common is in ``cli_command``.
+Each command parses, calls one function and prints. They are in ``cli_sending``, ``cli_looking``,
+``cli_changing`` and ``cli_tables``; what they have in common is in ``cli_command``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import click
 
 from .cli_changing import cancel, hold, purge, release, retry
 from .cli_command import Refused
-from .cli_looking import doctor, explain, init_db, list_, show, status
+from .cli_looking import doctor, explain, list_, show, status
 from .cli_sending import sweep, test
+from .cli_tables import init_db, upgrade_db
 
 
 class _InOrder(click.Group):
@@ -66,11 +67,7 @@ for _command in (
     doctor,
     test,
     init_db,
-    _later(
-        "upgrade-db",
-        "Migrate the tables to a new version.",
-        "the tables have had one version only, which `init-db` makes",
-    ),
+    upgrade_db,
     _later(
         "worker",
         "Sweep until told to stop.",

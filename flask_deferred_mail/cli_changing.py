@@ -32,6 +32,8 @@ from .errors import IllegalTransition, JobNotFound
 from .job import Job
 from .store.purge import Purge
 
+_DAY = 86_400.0
+
 
 @dataclass
 class _Changes:
@@ -171,9 +173,14 @@ def release(mail: AppMail, ids: tuple[int, ...], as_sent: bool, yes: bool, as_js
 @click.option(
     "--days",
     type=click.FloatRange(min=0),
-    required=True,
     metavar="N",
-    help="Older than this, counted from their end.",
+    help="Delete mails that ended longer ago than this.",
+)
+@click.option(
+    "--bodies-days",
+    type=click.FloatRange(min=0),
+    metavar="N",
+    help="Delete body and attachments of mails that ended longer ago than this.",
 )
 @click.option(
     "--batch",
@@ -183,15 +190,24 @@ def release(mail: AppMail, ids: tuple[int, ...], as_sent: bool, yes: bool, as_js
     metavar="N",
     help="Mails per transaction.",
 )
-def purge(mail: AppMail, days: float, batch: int) -> None:
-    """Delete ended mail with its attempts and attachments. Held mail is never deleted.
+def purge(mail: AppMail, days: float | None, bodies_days: float | None, batch: int) -> None:
+    """Delete ended mail, or only its content. Held mail is never deleted.
 
-    Small transactions, so that nobody who records mail has to wait for long. A key of a deleted
-    mail is free again.
+    With --days, mails go with their attempts and attachments; a key of a deleted mail is free
+    again. With --bodies-days, only body and attachments go: who got what and when stays, and such a
+    mail cannot be retried. Small transactions, so that nobody who records mail has to wait long.
 
     \b
-    Example:
+    Examples:
       30 4 * * *  cd /srv/myapp && .venv/bin/flask --app myapp mail purge --days 90
+      flask --app myapp mail purge --days 365 --bodies-days 7
     """
-    number = Purge(mail.runtime.database).older_than(days * 86_400, batch)
-    say(f"{output.counted(number, 'mail')} deleted")
+    if days is None and bodies_days is None:
+        raise click.UsageError("give --days, --bodies-days or both")
+    purge = Purge(mail.runtime.database)
+    if days is not None:
+        number = purge.older_than(days * _DAY, batch)
+        say(f"{output.counted(number, 'mail')} deleted")
+    if bodies_days is not None:
+        number = purge.empty_older_than(bodies_days * _DAY, batch)
+        say(f"content of {output.counted(number, 'mail')} deleted")

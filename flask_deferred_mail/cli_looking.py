@@ -1,4 +1,4 @@
-"""Commands that look, and change nothing but make missing tables."""
+"""Commands that look, and change nothing."""
 
 from __future__ import annotations
 
@@ -33,23 +33,6 @@ from .explanation import Evidence
 from .finding import Level
 from .job import JobStatus
 from .store.inspection import Inspection
-
-
-@command("init-db")
-def init_db(mail: AppMail) -> None:
-    """Make the tables where they are missing. Does no harm when they are there.
-
-    PostgreSQL, MariaDB and MySQL need this once. SQLite's tables are made at first use anyhow; this
-    shows at deployment whether that works.
-
-    \b
-    Example:
-      flask --app myapp mail init-db
-    """
-    database = mail.runtime.database
-    database.create()
-    version = Inspection(database).condition().schema_version
-    say(f"tables of version {version} are in {clean(database.shown)}")
 
 
 @command("status")
@@ -138,10 +121,11 @@ def show(mail: AppMail, id_: int, as_json: bool) -> None:
     """
     job = mail.runtime.jobs.get(id_)
     attempts = mail.runtime.reports.attempts(id_)
+    emptied = mail.runtime.reports.emptied(id_)
     if as_json:
-        print_json(output.show_object(job, attempts))
+        print_json(output.show_object(job, attempts, emptied))
     else:
-        say(*output.show_lines(job, attempts))
+        say(*output.show_lines(job, attempts, emptied))
 
 
 @command("explain")

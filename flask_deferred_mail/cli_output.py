@@ -81,9 +81,12 @@ def _recipient_object(entry: JobRecipient) -> dict[str, Any]:
     }
 
 
-def show_object(job: Job, attempts: Sequence[LoggedAttempt]) -> dict[str, Any]:
+def show_object(
+    job: Job, attempts: Sequence[LoggedAttempt], emptied: bool = False
+) -> dict[str, Any]:
     """A mail as ``show --json`` has it: with its attempts."""
-    return {**job_object(job), "attempt_log": [_attempt_object(entry) for entry in attempts]}
+    log = [_attempt_object(entry) for entry in attempts]
+    return {**job_object(job), "content_deleted": emptied, "attempt_log": log}
 
 
 def _attempt_object(entry: LoggedAttempt) -> dict[str, Any]:
@@ -244,7 +247,7 @@ def recipients_words(job: Job) -> str:
     return f"{first} +{more}" if more else first
 
 
-def show_lines(job: Job, attempts: Sequence[LoggedAttempt]) -> list[str]:
+def show_lines(job: Job, attempts: Sequence[LoggedAttempt], emptied: bool = False) -> list[str]:
     """One mail with recipients and attempts, for people."""
     facts: dict[str, object] = {
         "mail": job.id,
@@ -260,6 +263,7 @@ def show_lines(job: Job, attempts: Sequence[LoggedAttempt]) -> list[str]:
         "next": when(job.next_attempt_at) if job.next_attempt_at else None,
         "sent": when(job.sent_at) if job.sent_at else None,
         "attempts": job.attempts,
+        "content": "deleted (purge --bodies-days); it cannot be sent again" if emptied else None,
         "last error": clean(job.last_error) if job.last_error else None,
     }
     lines = [f"{name:<12}{value}" for name, value in facts.items() if value is not None]

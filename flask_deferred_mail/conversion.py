@@ -7,6 +7,8 @@ converter takes a value or its text, and answers with the value or raises :class
 
 from __future__ import annotations
 
+import base64
+import importlib.util
 import ipaddress
 import json
 import math
@@ -231,6 +233,37 @@ def host(value: Any) -> str:
         return f"[{ipaddress.IPv6Address(name.strip('[]'))}]"
     except ValueError:
         raise Unfit("the name or IP address of a host (its port goes elsewhere)") from None
+
+
+def encryption_keys(value: Any) -> tuple[bytes, ...]:
+    """Keys of 32 bytes in base64, in either of its alphabets: a list, JSON, or with commas."""
+    keys = tuple(_key(item) for item in _items(value))
+    if len(set(keys)) != len(keys):
+        raise Unfit("each key once")
+    if keys and importlib.util.find_spec("cryptography") is None:
+        raise Unfit(
+            "nothing while the library that encrypts is missing (pip install "
+            "flask-deferred-mail[encryption])"
+        )
+    return keys
+
+
+def _key(item: Any) -> bytes:
+    if isinstance(item, (str, bytes)):
+        try:
+            raw = item.encode("ascii") if isinstance(item, str) else item
+            key = base64.b64decode(raw.strip().translate(_ONE_ALPHABET), validate=True)
+        except ValueError:
+            key = b""
+        if len(key) == 32:
+            return key
+    raise Unfit(
+        "a list of keys of 32 bytes in base64, the first of which encrypts; make one with "
+        "python -c 'import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())'"
+    )
+
+
+_ONE_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
 
 def not_yet(value: Any) -> None:

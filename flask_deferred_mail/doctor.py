@@ -18,7 +18,7 @@ from typing import Any
 from .cleaning import clean
 from .cli_output import counted, duration, seen_words
 from .delivery.runtime import OLD_BACKLOG, SWEEPER_MISSING, Runtime
-from .doctor_database import examine_database
+from .doctor_database import examine_database, examine_savepoints
 from .errors import ConfigurationError, NotYetAvailable
 from .finding import Finding, Level
 from .settings import DEFAULT, Settings
@@ -57,6 +57,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
     works = yield from examine_database(patient.runtime.database)
     yield from _transports(patient, works)
     if works:
+        yield from examine_savepoints(patient.runtime.outbox)
         yield from _clock(patient)
         yield from _queue(patient)
 

@@ -7,11 +7,14 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from .cleaning import clean
+from .delivery.rhythm import POLLING
 from .errors import StoreError
 from .file_systems import Mount, mount_of
 from .finding import Finding, Level
 from .store.database import Database
 from .store.inspection import Condition, Inspection
+from .store.outbox import Outbox
+from .store.waking import hears
 
 #: Free space on the database's disk below which a warning is due, in bytes.
 LITTLE_SPACE = 100 * 2**20
@@ -46,9 +49,27 @@ def examine_database(database: Database) -> Generator[Finding, None, bool]:
         )
     yield from _durability(condition)
     yield _writing(inspection)
+    yield from _waking(database)
     if database.path is not None:
         yield from _place(database.path)
     return True
+
+
+def examine_savepoints(outbox: Outbox) -> Iterator[Finding]:
+    """Whether the application's own engine rolls back what it says (``db=`` on SQLite)."""
+    try:
+        hold = outbox.savepoints_hold()
+    except StoreError as error:
+        yield Finding(Level.FAIL, "database", clean(str(error)), "look at the application's engine")
+        return
+    if not hold:
+        yield Finding(
+            Level.WARN,
+            "database",
+            "the application's SQLite engine commits a released savepoint although the transaction "
+            "around it is rolled back: its rows and its mail stay",
+            "if you use begin_nested(): the remedy is in docs/guides/transactions.md",
+        )
 
 
 def _durability(condition: Condition) -> Iterator[Finding]:
@@ -72,6 +93,21 @@ def _durability(condition: Condition) -> Iterator[Finding]:
     if setup.weakness is not None:
         what, advice = setup.weakness
         yield Finding(Level.WARN, "database", clean(what), advice)
+
+
+def _waking(database: Database) -> Iterator[Finding]:
+    heard = hears(database)
+    if heard:
+        yield Finding(Level.OK, "database", "LISTEN works: a waiting sweep is woken at once")
+    elif heard is not None:
+        yield Finding(
+            Level.WARN,
+            "database",
+            "LISTEN does not work here, so a waiting sweep polls every "
+            f"{POLLING:g} s: a pooler such as PgBouncer in transaction mode is in between",
+            "fine if that is soon enough; else give `flask mail sweep --wait` a "
+            "DEFERRED_MAIL_DATABASE_URI that leads past the pooler, or to one in session mode",
+        )
 
 
 def _writing(inspection: Inspection) -> Finding:

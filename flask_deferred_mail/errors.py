@@ -10,8 +10,10 @@
     ├── StoreError                  the row could not be written or read
     │   ├── CommitUnknown           the connection broke at COMMIT: it may have happened
     │   ├── StoreBusy               another process held the database for too long
-    │   ├── SchemaError             tables are missing, or newer than this version knows
-    │   └── UnknownFormat           the mail was recorded by a newer version than this one
+    │   ├── NotCommitted            a request left mail in a transaction that it did not end
+    │   ├── SchemaError             tables are missing, or of a version that does not fit
+    │   ├── UnknownFormat           the mail was recorded by a newer version than this one
+    │   └── KeyMissing              the mail is encrypted with a key that is not configured here
     ├── JobNotFound (LookupError)   no row has that id or key
     ├── IllegalTransition           the job's status does not allow what was asked
     └── NotYetAvailable             a name of the public contract that a later release brings
@@ -86,8 +88,13 @@ class CommitUnknown(StoreError):
     """The connection was lost while a transaction was being committed: it may have happened."""
 
 
+class NotCommitted(StoreError):
+    """A request has ended with mail in the application's transaction, which it neither committed
+    nor rolled back. Raised in debug mode and testing only; elsewhere it is logged."""
+
+
 class SchemaError(StoreError):
-    """The tables are missing, or were made by a newer version than this one."""
+    """The tables are missing, or not of a version that fits this one; the text says what to run."""
 
 
 class ContentLost(StoreError):
@@ -96,6 +103,10 @@ class ContentLost(StoreError):
 
 class UnknownFormat(ContentLost):
     """The mail was recorded in a format that this version cannot read; it is left alone."""
+
+
+class KeyMissing(StoreError):
+    """The mail is encrypted with a key that this process does not have; it is left alone."""
 
 
 class JobNotFound(DeferredMailError, LookupError):

@@ -11,27 +11,40 @@ import logging
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Unpack
 
-from flask import Flask, current_app, has_app_context, has_request_context, request
+from flask import (
+    Flask,
+    appcontext_tearing_down,
+    current_app,
+    g,
+    has_app_context,
+    has_request_context,
+    request,
+    request_tearing_down,
+)
 
 from .app_mail import AppMail
 from .dispatched import mailbox
-from .errors import JobNotFound, NotYetAvailable
+from .errors import ConfigurationError, JobNotFound, NotYetAvailable
 from .flask_mail_api import Connection, FlaskMailStandIn
 from .foreign import adopt
 from .job import Job
 from .message import Message
 from .message_fields import MessageFields
 from .settings import Settings
+from .store.application_database import ApplicationDatabase
 from .transports import registry
-from .wsgi import AfterResponse
+from .wsgi import KEY, AfterResponse
 
 log = logging.getLogger("flask_deferred_mail")
 
 EXTENSION = "deferred_mail"
 # Beside it: what we keep of an app lives and dies with the app.
 _STATE = "deferred_mail_state"
+# In a request's environ, then in ``g``: mail in sessions, to be looked at when the context ends.
+_JOINED = "flask_deferred_mail.joined"
 
 
 class DeferredMail:
@@ -54,6 +67,13 @@ class DeferredMail:
     The object keeps nothing of an app; inside an application context every method means the
     current app, and outside one the only app that there is. Configuration:
     ``docs/reference/configuration.md``.
+
+    ``db`` (the object of Flask-SQLAlchemy 3) puts the tables into the application's database, or
+    into its bind ``bind_key``, and into ``db.metadata``. With ``join_session`` each mail belongs to
+    the transaction of ``db.session``: see ``docs/guides/transactions.md``.
+
+    :raises TypeError: ``db`` is something else.
+    :raises ConfigurationError: ``join_session`` or ``bind_key`` without ``db``.
     """
 
     def __init__(
@@ -64,11 +84,13 @@ class DeferredMail:
         join_session: bool = False,
         bind_key: str | None = None,
     ) -> None:
-        if db is not None or join_session or bind_key is not None:
-            raise NotYetAvailable(
-                "db=, join_session= and bind_key= (mail in the application's own transaction) "
-                "come with the next release; set DEFERRED_MAIL_DATABASE_URI, or nothing"
+        if db is None and (join_session or bind_key is not None):
+            raise ConfigurationError(
+                "join_session= and bind_key= say something about db=: give the SQLAlchemy object "
+                "of Flask-SQLAlchemy as db="
             )
+        self._database = None if db is None else ApplicationDatabase(db, bind_key)
+        self._join_session = join_session
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
         self._made = 0
         if app is not None:
@@ -86,11 +108,13 @@ class DeferredMail:
                 "this app has a DeferredMail already; create one object and call init_app once "
                 "per app"
             )
-        settings = _read_settings(app)
+        settings = _read_settings(app, database_elsewhere=self._database is not None)
         self._apps.add(app)
         self._made += 1
         app.extensions[EXTENSION] = self
-        app.extensions[_STATE] = AppMail(app, settings)
+        app.extensions[_STATE] = AppMail(app, settings, self._database)
+        request_tearing_down.connect(_request_ends, app)
+        appcontext_tearing_down.connect(_context_ends, app)
         app.wsgi_app = AfterResponse(app.wsgi_app)  # type: ignore[method-assign] # as Flask advises
         self._stand_in(app, settings)
 
@@ -146,17 +170,46 @@ class DeferredMail:
         Takes a :class:`Message` (or one of Flask-Mail, Flask-Mailman, ``email.message``), or the
         fields of one. Outside a request the mail is only recorded, for the sweep.
 
+        With ``session`` (an SQLAlchemy ``Session``, ``scoped_session`` or ``Connection`` on the
+        database that holds our tables) the mail is part of that transaction, and exists when it is
+        committed. ``False``: in its own, whatever ``join_session`` says.
+
         :raises MessageError: something in it cannot be mailed; names the field.
         :raises ConfigurationError: no transport is configured.
+        :raises TypeError: ``session`` is something else.
         :raises StoreError: it could not be recorded.
         """
-        _refuse_session(session)
-        return self.for_app().defer(_as_message(message, fields), _environ())
+        adopted = _as_message(message, fields)
+        joined = self._session(session)
+        if joined is None:
+            return self.for_app().defer(adopted, _environ())
+        return self._join(joined, [adopted])[0]
 
     def send_many(self, messages: Iterable[Any], *, session: Any = None) -> list[Job]:
         """The same for many messages (or dicts of fields), in one transaction: all or none."""
-        _refuse_session(session)
-        return self.for_app().defer_many([_as_message(m, {}) for m in messages], _environ())
+        adopted = [_as_message(m, {}) for m in messages]
+        joined = self._session(session)
+        if joined is None:
+            return self.for_app().defer_many(adopted, _environ())
+        return self._join(joined, adopted)
+
+    def _session(self, given: Any) -> Any:
+        """Whose transaction a mail joins; ``None``: it has its own."""
+        if given is False:
+            return None
+        if given is None and self._join_session and self._database is not None:
+            return self._database.session
+        return given
+
+    def _join(self, session: Any, messages: list[Message]) -> list[Job]:
+        state, environ = self.for_app(), _environ()
+        jobs, batch = state.join(session, messages, environ)
+        if batch is not None and environ is not None:
+            environ.setdefault(_JOINED, []).append((state, batch))
+            hook = environ.get(KEY)
+            if hook is not None:
+                hook.append(partial(state.look_back, batch))
+        return jobs
 
     def send_now(self, message: Any = None, /, **fields: Unpack[MessageFields]) -> Job:
         """Record one mail and attempt it at once, in the caller. Returns how it stands then."""
@@ -253,13 +306,14 @@ def send_after_response(
     return job
 
 
-def _read_settings(app: Flask) -> Settings:
+def _read_settings(app: Flask, *, database_elsewhere: bool) -> Settings:
     return Settings.from_mapping(
         app.config,
         instance_path=app.instance_path,
         debug=app.debug,
         testing=app.testing,
         url_faults=registry.faults,
+        database_elsewhere=database_elsewhere,
     )
 
 
@@ -273,12 +327,18 @@ def _as_message(message: Any, fields: MessageFields) -> Message:
     return adopt(message)
 
 
-def _refuse_session(session: Any) -> None:
-    if session is not None and session is not False:
-        raise NotYetAvailable(
-            "session= (mail in the caller's transaction) comes with the next release; leave it "
-            "out, and the mail is recorded in its own transaction"
-        )
+def _request_ends(_app: Flask, **_: Any) -> None:
+    """The sessions of a request end with its application context, which is the current one now."""
+    joined = request.environ.pop(_JOINED, None)
+    if joined:
+        g.setdefault(_JOINED, []).extend(joined)
+
+
+def _context_ends(_app: Flask, exc: BaseException | None = None, **_: Any) -> None:
+    """All teardown functions have run, Flask-SQLAlchemy's among them."""
+    joined = g.pop(_JOINED, None)
+    for state in {state for state, _ in joined or ()}:
+        state.end_of_context([batch for owner, batch in joined if owner is state], exc)
 
 
 def _environ() -> dict[str, Any] | None:

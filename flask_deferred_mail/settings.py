@@ -141,12 +141,19 @@ KEYS: tuple[Key, ...] = (
         "raise",
         "What to do with a field that the chosen transport cannot carry.",
     ),
+    Key(
+        "DEFERRED_MAIL_ENCRYPTION_KEYS",
+        conversion.encryption_keys,
+        (),
+        "Encrypt bodies and attachments in the table: the first key encrypts, all decrypt.",
+        secret=True,
+    ),
 )
 
 #: Names of the public contract that a later release brings: refused, never silently ignored.
 LATER_KEYS: tuple[Key, ...] = tuple(
     Key(f"DEFERRED_MAIL_{name}", conversion.not_yet, None, "Comes with a later release.", True)
-    for name in ("OVERRIDE_RECIPIENTS", "ALLOWED_RECIPIENTS", "ENCRYPTION_KEYS", "WEBHOOKS")
+    for name in ("OVERRIDE_RECIPIENTS", "ALLOWED_RECIPIENTS", "WEBHOOKS")
 )
 
 _SENDER = Key("MAIL_DEFAULT_SENDER", conversion.mailbox, None, "From, where a message names none.")
@@ -191,6 +198,8 @@ class Settings:
     default_headers: Mapping[str, str] = field(repr=False)
     message_id_domain: str | None
     on_unsupported: str
+    #: 32 bytes each; the first one encrypts.
+    encryption_keys: tuple[bytes, ...] = field(repr=False)
     default_sender: Address | None
     ascii_attachments: bool
 
@@ -203,11 +212,13 @@ class Settings:
         debug: bool,
         testing: bool,
         url_faults: Callable[[str], Sequence[str]] = lambda _url: (),
+        database_elsewhere: bool = False,
     ) -> Settings:
         """Read ``app.config``, or any mapping like it.
 
         ``url_faults`` says what is wrong with a transport URL, in sentences without a secret: only
-        the transports know, and they are above this module.
+        the transports know, and they are above this module. ``database_elsewhere``: the application
+        has named its own database (``db=``), so that another one is a contradiction.
 
         :raises ConfigurationError: with one sentence for each key that is unknown or wrong.
         """
@@ -217,6 +228,11 @@ class Settings:
             reader.value(key)
         reader.refuse_unknown_keys()
         given = values.pop("database_uri")
+        if given is not None and database_elsewhere:
+            reader.faults.append(
+                "DEFERRED_MAIL_DATABASE_URI: the mail is in the application's database already "
+                "(db= was given); leave one of the two out"
+            )
         transports = reader.transports(values.pop("transport"), values["transports"], debug)
         reader.examine(transports, url_faults)
         values |= {

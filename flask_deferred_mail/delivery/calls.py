@@ -19,6 +19,7 @@ from ..errors import (
     ConfigurationError,
     ContentLost,
     HandoverRefused,
+    KeyMissing,
     NotYetAvailable,
     StoreError,
 )
@@ -39,6 +40,10 @@ BUDGETED_REPLY = 15.0
 
 #: Recipients of one call, and its idempotency key if it has one from before.
 Envelope = tuple[tuple[Recipient, ...], str | None]
+
+
+#: Seconds for which a mail that cannot be decrypted here is left to processes that have its key.
+PAUSE_WITHOUT_KEY = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,8 @@ class Calls:
             self._send_all(transport, self.letter)
         except HandoverRefused:
             raise
+        except KeyMissing as error:
+            return self._left_to_others(clean(str(error)))
         except ContentLost as error:
             return self.broke(error)
         except BaseException as error:
@@ -291,6 +298,19 @@ class Calls:
             self.recipients, results, self.holding.call_key, False, self.claim.now()
         )
         return self._tally(None, detail)
+
+    def _left_to_others(self, why: str) -> Tally:
+        """Only this process cannot read the mail: another one may, and the mail does not pay."""
+        log.error("mail %d: %s", self.claim.job_id, why)
+        return Tally(
+            recipients=self.recipients,
+            costs_attempt=False,
+            rests_for=PAUSE_WITHOUT_KEY,
+            interrupted=False,
+            unknown=False,
+            generation=self.generation,
+            detail=why,
+        )
 
     def out_of_time(self, why: str) -> Tally:
         """The last byte was refused because the wall clock had run out: the mail pays."""

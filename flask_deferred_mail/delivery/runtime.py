@@ -25,7 +25,9 @@ from ..store.changes import Changes
 from ..store.claims import Claims, Lease
 from ..store.database import Database
 from ..store.jobs import JobStore
+from ..store.outbox import Outbox
 from ..store.reports import Reports
+from ..store.sealing import Seals
 from ..store.setback import Longest, Setback
 from ..store.transport_state import TransportStates
 from ..transports import registry
@@ -69,13 +71,15 @@ class Runtime:
         settings: Settings,
         context: Callable[[], AbstractContextManager[object]],
         listener: AppListener,
+        database: Database | None = None,
     ) -> None:
         self.pid = os.getpid()
         self.settings = settings
         self.listener = listener
         self.host = socket.gethostname()
-        self.database = Database(settings.database_uri)
-        self.jobs = JobStore(self.database)
+        self.database = database or Database(settings.database_uri)
+        self.jobs = JobStore(self.database, Seals(settings.encryption_keys))
+        self.outbox = Outbox(self.jobs)
         self.changes = Changes(self.database)
         self.reports = Reports(self.database)
         self.states = TransportStates(self.database)

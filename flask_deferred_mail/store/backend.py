@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from sqlalchemy import Connection, Engine, inspect, select
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import SchemaError, StoreError
-from . import schema
+from . import schema, upgrading, versions
+from .versions import Change, Found
+
+_APPLICATION = "make or migrate them with it: `db.create_all()`, or `flask db upgrade`"
 
 
 class Trouble(Enum):
@@ -49,12 +53,14 @@ class Backend(ABC):
         self.url = url
         #: The database's address without its password.
         self.shown = url.render_as_string(hide_password=True)
+        #: Says why a busy database will not become free: this very thread holds it.
+        self.blocked_by: Callable[[], str | None] = lambda: None
 
     @abstractmethod
     def open(self) -> Engine:
         """An engine that is ready for use, the tables in place.
 
-        :raises SchemaError: the tables are missing or newer than this version.
+        :raises SchemaError: the tables are missing, or not of a version that fits.
         """
 
     @abstractmethod
@@ -95,28 +101,54 @@ class Backend(ABC):
         :raises StoreError: what was opened is not there any more.
         """
 
-    def make_tables(self, engine: Engine) -> bool:
-        """Make the tables where they are missing. False: they were there."""
-        with self.writing(engine) as connection:
-            if self.schema_version(connection) is not None:
-                return False
-            schema.metadata.create_all(connection)
-            version = {"name": "schema", "value": str(schema.SCHEMA_VERSION)}
-            connection.execute(schema.meta.insert(), version)
-            return True
+    # -- tables -----------------------------------------------------------------------------
 
-    def schema_version(self, connection: Connection) -> int | None:
+    #: The tables belong to the application (``db=``): they are looked at, and never made or changed
+    #: here.
+    application_owns = False
+
+    def make_tables(self, engine: Engine) -> Change:
+        """Make the tables if there are none.
+
+        :raises SchemaError: they are older than this version, newer and do not fit, or not ours.
+        """
+        return self._change(engine, upgrading.make_if_missing)
+
+    def upgrade_tables(self, engine: Engine) -> Change:
+        """Make the tables, or bring them to this version.
+
+        :raises SchemaError: they are newer than this version and do not fit, or not ours.
+        """
+        return self._change(engine, upgrading.make_or_upgrade)
+
+    def _change(self, engine: Engine, work: Callable[[Connection, str], Change]) -> Change:
+        if self.application_owns:
+            raise SchemaError(f"{self.shown}: the tables belong to the application; {_APPLICATION}")
+        with self.writing(engine) as connection:
+            self.take_turn(connection)
+            return work(connection, self.shown)
+
+    def take_turn(self, connection: Connection) -> None:
+        """Wait for others that make or upgrade tables, where a transaction that writes is not yet
+        enough to keep them away. The turn ends with the connection at the latest."""
+
+    def find_tables(self, connection: Connection) -> Found | None:
         """The version of the tables there, ``None`` if there are none.
 
-        :raises SchemaError: when they were made by a newer version: they are left alone.
+        :raises SchemaError: this process cannot use them, for other reasons than age.
         """
-        if not inspect(connection).has_table(schema.meta.name):
-            return None
-        query = select(schema.meta.c.value).where(schema.meta.c.name == "schema")
-        version = int(connection.scalar(query) or 0)
-        if version > schema.SCHEMA_VERSION:
+        if self.application_owns:
+            return self._find_foreign(connection)
+        found = versions.read(connection)
+        if found is not None:
+            versions.check(found, self.shown)
+        return found
+
+    def _find_foreign(self, connection: Connection) -> Found:
+        # Nobody notes a version there: what the tables have says it.
+        if absent := versions.missing(connection):
             raise SchemaError(
-                f"{self.shown}: the tables are of version {version}, this process knows version "
-                f"{schema.SCHEMA_VERSION}. Upgrade flask-deferred-mail here; nothing was touched"
+                f"{self.shown}: these tables and columns of ours are not there: "
+                f"{', '.join(absent)}; {_APPLICATION}"
             )
-        return version
+        return Found(schema.SCHEMA_VERSION, schema.SCHEMA_VERSION)

@@ -62,7 +62,11 @@ class Changes:
     def failed_ids(self) -> list[int]:
         """The ended mails that ``retry`` could open again, oldest first."""
         wanted = (JobStatus.FAILED.value, JobStatus.PARTIAL.value)
-        query = select(jobs.c.id).where(jobs.c.status.in_(wanted)).order_by(jobs.c.id)
+        query = (
+            select(jobs.c.id)
+            .where(jobs.c.status.in_(wanted), jobs.c.payload.isnot(None))
+            .order_by(jobs.c.id)
+        )
         return self.database.read(lambda c: list(c.scalars(query)))
 
     def end_overdue(self, transport: str, give_up_after: float) -> list[tuple[Job, bool]]:
@@ -97,7 +101,13 @@ class Changes:
     def _change(self, job_id: int, change: Callable[[Any], Change]) -> Job:
         def work(connection: Connection) -> Job:
             row = connection.execute(
-                select(*JOB_COLUMNS, jobs.c.lease_owner, now().label("moment"))
+                select(
+                    *JOB_COLUMNS,
+                    jobs.c.lease_owner,
+                    jobs.c.expires_at,
+                    now().label("moment"),
+                    jobs.c.payload.is_(None).label("emptied"),
+                )
                 .where(jobs.c.id == job_id)
                 .with_for_update()
             ).one_or_none()
@@ -188,6 +198,11 @@ def _retried(row: Any) -> Change:
     _require(
         row, "retry", JobStatus.FAILED, JobStatus.PARTIAL, JobStatus.CANCELLED, JobStatus.EXPIRED
     )
+    if row.emptied:
+        raise IllegalTransition(
+            f"mail {row.id} cannot be sent again: its content was deleted by "
+            "`purge --bodies-days`; record it anew"
+        )
     entries = recipients_from(row.recipients)
     if not any(entry.status in REOPENABLE for entry in entries):
         raise IllegalTransition(f"mail {row.id} has no rejected or failed recipient to open again")

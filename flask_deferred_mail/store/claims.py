@@ -12,8 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections import namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +23,9 @@ from ..letter import Submission
 from .database import Database
 from .dialect import now, read_now
 from .payload import FORMAT
+from .picking import COLUMNS, Due, Picking, Until, due_times, transports
+from .picking import oldest as find_oldest
+from .picking import suspects as find_suspects
 from .prepared import Prepared
 from .rows import fresh_recipients, recipients_from
 from .schema import attempts, jobs
@@ -79,30 +81,6 @@ class Claim:
         return replace(self, recipients=recipients)
 
 
-_COLUMNS = (
-    jobs.c.id,
-    jobs.c.status,
-    jobs.c.transport,
-    jobs.c.attempts,
-    jobs.c.budget_start,
-    jobs.c.max_attempts,
-    jobs.c.deaths,
-    jobs.c.handing_over,
-    jobs.c.generation,
-    jobs.c.died_generation,
-    jobs.c.on_unknown,
-    jobs.c.first_due_at,
-    jobs.c.expires_at,
-    jobs.c.size,
-    jobs.c.message_id,
-    jobs.c.recipients,
-    jobs.c.lease_owner,
-    jobs.c.due_at,
-)
-
-#: A row as the claim reads it: these columns by their names.
-_Due = namedtuple("_Due", [column.key for column in _COLUMNS])  # type: ignore[misc] # the list is above
-
 _counter = itertools.count()
 
 
@@ -117,6 +95,7 @@ class Claims:
     def __init__(self, database: Database, lease: Lease) -> None:
         self.database = database
         self.lease = lease
+        self._picking = Picking()
 
     def take(
         self,
@@ -127,17 +106,25 @@ class Claims:
         suspects: bool = False,
         oldest: bool = False,
     ) -> list[Claim]:
-        """Up to ``limit`` mails of one transport that are due, the most urgent first.
+        """Up to ``limit`` mails of one transport that are due, the most urgent first, and where
+        they are equally urgent by turns (:mod:`.picking`).
 
-        ``due_before`` leaves out what has become due since. Mails whose former sender died are
-        *suspects*: they are left out unless asked for, and should then be taken one by one, so
-        that a poisoned mail drags no other down with it. ``oldest`` goes by due time alone: a
-        transport in trouble is tried with another mail each time, not with the same urgent one.
+        ``due_before`` leaves out mails that have become due *again* since; new mail does not wait
+        for the end of a pass. Mails whose former sender died are *suspects*: they are left out
+        unless asked for, and should then be taken one by one, so that a poisoned mail drags no
+        other down with it. ``oldest`` goes by due time alone: a transport in trouble is tried with
+        another mail each time, not with the same urgent one.
         """
         token, leased_at = new_token(), time.monotonic()
 
         def work(connection: Connection) -> list[Claim]:
-            rows = _find(connection, transport, limit, due_before, suspects, oldest)
+            until = _until(connection, due_before)
+            if suspects:
+                rows = find_suspects(connection, transport, limit, until.tried)
+            elif oldest:
+                rows = find_oldest(connection, transport, limit, until)
+            else:
+                rows = self._picking.pick(connection, transport, limit, until)
             return self._seize(connection, rows, token, leased_at) if rows else []
 
         return self.database.write(work)
@@ -147,7 +134,7 @@ class Claims:
         token, leased_at = new_token(), time.monotonic()
 
         def work(connection: Connection) -> list[Claim]:
-            rows = _read(_ONE, connection, {"job_": job_id})
+            rows = [Due._make(row) for row in _ONE.rows(connection, {"job_": job_id})]
             return self._seize(connection, rows, token, leased_at) if rows else []
 
         claims = self.database.write(work)
@@ -180,19 +167,16 @@ class Claims:
         """The names of the transports that have something due, in alphabetical order."""
 
         def work(connection: Connection) -> list[str]:
-            before = _moment(connection, due_before)
-            names: list[str] = []
-            name: str | None = ""
-            while name is not None:
-                name = _NEXT_TRANSPORT.scalar(connection, {"after_": name})
-                if name is not None and _has_due(connection, name, before):
-                    names.append(name)
-            return names
+            before = _until(connection, due_before).tried
+            return [
+                name
+                for name in transports(connection)
+                if any(due_at <= before for due_at in due_times(connection, name))
+            ]
 
         return self.database.read(work)
 
 
-_WAS_SENDING = jobs.c.status == JobStatus.SENDING.value
 _SEIZE = (
     update(jobs)
     .where(jobs.c.id.in_(bindparam("jobs_", expanding=True)))
@@ -210,115 +194,16 @@ _SEIZE_FROM_DEAD = _SEIZE.values(
     died_generation=jobs.c.generation,
 )
 _ONE = Prepared(
-    select(*_COLUMNS)
+    select(*COLUMNS)
     .where(jobs.c.id == bindparam("job_"), jobs.c.due_at <= now(), jobs.c.format <= FORMAT)
     .with_for_update(skip_locked=True)
 )
-# The steps from one priority, or one transport, to the next: one look into the index each.
-_TOP_PRIORITY = Prepared(
-    select(jobs.c.priority)
-    .where(
-        jobs.c.transport == bindparam("transport_"),
-        jobs.c.due_at.isnot(None),
-        jobs.c.priority < bindparam("below_"),
-    )
-    .order_by(jobs.c.priority.desc())
-    .limit(1)
-)
-_NEXT_TRANSPORT = Prepared(
-    select(jobs.c.transport)
-    .where(jobs.c.due_at.isnot(None), jobs.c.transport > bindparam("after_"))
-    .order_by(jobs.c.transport)
-    .limit(1)
-)
-_DUE = (
-    select(*_COLUMNS)
-    .where(
-        jobs.c.transport == bindparam("transport_"),
-        jobs.c.due_at <= bindparam("before_", type_=Double()),
-        jobs.c.format <= FORMAT,
-    )
-    .limit(bindparam("limit_"))
-    # What another process is claiming at this moment is its own. (SQLite has one writer anyway.)
-    .with_for_update(skip_locked=True)
-)
-_DUE_OTHERS = Prepared(
-    _DUE.where(
-        jobs.c.priority == bindparam("priority_"), jobs.c.deaths == 0, ~_WAS_SENDING
-    ).order_by(jobs.c.due_at)
-)
-# A row in hand whose lease ran out is a suspect from now on. Those that killed once more than the
-# others come last: who was merely in hand beside a poisoned mail does not wait for its end.
-_DUE_SUSPECTS = Prepared(
-    _DUE.where((jobs.c.deaths > 0) | _WAS_SENDING).order_by(
-        jobs.c.deaths, jobs.c.priority.desc(), jobs.c.due_at
-    )
-)
-_ANY_DUE = Prepared(
-    select(jobs.c.id)
-    .where(
-        jobs.c.transport == bindparam("transport_"),
-        jobs.c.priority == bindparam("priority_"),
-        jobs.c.due_at <= bindparam("before_", type_=Double()),
-    )
-    .limit(1)
-)
-#: Above every priority that a row can have.
-_ABOVE_ALL = 32_767
 
 
-def _read(statement: Prepared, connection: Connection, values: dict[str, Any]) -> list[_Due]:
-    return [_Due._make(row) for row in statement.rows(connection, values)]
-
-
-def _priorities(connection: Connection, transport: str) -> Iterator[int]:
-    """The priorities in use, highest first."""
-    below: int | None = _ABOVE_ALL
-    while below is not None:
-        below = _TOP_PRIORITY.scalar(connection, {"transport_": transport, "below_": below})
-        if below is not None:
-            yield below
-
-
-def _find(
-    connection: Connection,
-    transport: str,
-    limit: int,
-    due_before: float | None,
-    suspects: bool,
-    oldest: bool,
-) -> list[_Due]:
-    before = _moment(connection, due_before)
-    values = {"transport_": transport, "before_": before, "limit_": limit}
-    if suspects:
-        return _read(_DUE_SUSPECTS, connection, values)
-    found: list[_Due] = []
-    for priority in _priorities(connection, transport):
-        wanted = limit if oldest else limit - len(found)
-        rest = {"priority_": priority, "limit_": wanted}
-        found += _read(_DUE_OTHERS, connection, values | rest)
-        if len(found) >= limit and not oldest:
-            break
-    return sorted(found, key=_due_at)[:limit] if oldest else found
-
-
-def _due_at(row: _Due) -> float:
-    return float(row.due_at)  # type: ignore[attr-defined] # a column, see _Due
-
-
-def _moment(connection: Connection, due_before: float | None) -> float:
-    """Until when a mail must have become due: never later than now, however the clock was set."""
+def _until(connection: Connection, due_before: float | None) -> Until:
+    """Until when mails must have become due: never later than now, however the clock was set."""
     moment = read_now(connection)
-    return moment if due_before is None else min(due_before, moment)
-
-
-def _has_due(connection: Connection, transport: str, before: float) -> bool:
-    return any(
-        _ANY_DUE.scalar(
-            connection, {"transport_": transport, "priority_": priority, "before_": before}
-        )
-        for priority in _priorities(connection, transport)
-    )
+    return Until(new=moment, tried=moment if due_before is None else min(due_before, moment))
 
 
 def _claim(row: Any, token: str, leased_at: float, claimed_at: float) -> Claim:

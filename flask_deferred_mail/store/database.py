@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,11 +25,14 @@ from ..errors import StoreBusy, StoreError
 from .backend import Backend, Trouble
 from .servers import MysqlBackend, PostgresqlBackend
 from .sqlite import SqliteBackend
+from .versions import Change
 
 T = TypeVar("T")
 
 #: Seconds for which a transaction is tried again while others hold what it needs.
 PATIENCE = 5.0
+#: The same for a change of the tables, which waits for every transaction that uses them.
+_UPGRADE_PATIENCE = 30.0
 
 _live: weakref.WeakSet[Database] = weakref.WeakSet()
 # Inherited over a fork: kept for ever, since closing them here would harm the parent.
@@ -77,22 +81,35 @@ class Database:
         return self._run(work, self.backend.single_read, patience)
 
     def _run(self, work: Callable[[Connection], T], transaction: Transaction, patience: float) -> T:
+        def once() -> T:
+            with transaction(self.engine) as connection:
+                return work(connection)
+
+        return self._patiently(once, patience)
+
+    def _patiently(self, once: Callable[[], T], patience: float = PATIENCE) -> T:
         give_up_at = time.monotonic() + patience
         pause = 0.0005
         while True:
             try:
-                with transaction(self.engine) as connection:
-                    return work(connection)
+                return once()
             except SQLAlchemyError as error:
                 trouble = self.backend.judge(error)
                 if trouble is Trouble.FINAL:
                     raise self.backend.explain(error) from error
+                self._refuse_to_wait(trouble, error)
                 if time.monotonic() + pause > give_up_at:
                     raise self._given_up(trouble, patience, error) from error
             # Steps of about a millisecond: with SQLite's own growing pauses, eight writers met a
             # p99 of 80 to 280 ms.
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 1.5, 0.01 if trouble is Trouble.AGAIN else 0.25)
+
+    def _refuse_to_wait(self, trouble: Trouble, error: SQLAlchemyError) -> None:
+        """For a lock that this very thread holds: it would be waited for in vain."""
+        reason = self.backend.blocked_by() if trouble is Trouble.AGAIN else None
+        if reason is not None:
+            raise StoreBusy(f"{self.shown}: {reason}; nothing was written") from error
 
     def _given_up(self, trouble: Trouble, patience: float, error: SQLAlchemyError) -> StoreError:
         if trouble is Trouble.LOST:
@@ -127,18 +144,26 @@ class Database:
         try:
             self._engine, self._pid = self.backend.open(), os.getpid()
         except SQLAlchemyError as error:
+            self._refuse_to_wait(self.backend.judge(error), error)
             raise self.backend.explain(error) from error
 
-    def create(self) -> bool:
-        """Make the tables where they are missing. False: they were there.
+    def create(self) -> Change:
+        """Make the tables if there are none.
 
+        :raises SchemaError: they are of another version, or the application's.
         :raises StoreError: the database cannot be reached or refuses.
         """
+        return self._change_tables(self.backend.make_tables)
+
+    def upgrade(self) -> Change:
+        """Make the tables, or bring them to this version. Raises as :meth:`create`, but upgrades
+        what is older."""
+        return self._change_tables(self.backend.upgrade_tables)
+
+    def _change_tables(self, change: Callable[[Engine], Change]) -> Change:
         engine = self.backend.bare_engine()
         try:
-            return self.backend.make_tables(engine)
-        except SQLAlchemyError as error:
-            raise self.backend.explain(error) from error
+            return self._patiently(partial(change, engine), _UPGRADE_PATIENCE)
         finally:
             engine.dispose()
 

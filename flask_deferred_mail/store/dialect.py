@@ -10,7 +10,7 @@ import time
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Double, Table, select
+from sqlalchemy import Computed, Connection, Double, Table, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -49,6 +49,24 @@ def _postgresql_now(_element: now, _compiler: Any, **_kw: Any) -> str:
 def _mysql_now(_element: now, _compiler: Any, **_kw: Any) -> str:
     # 0E0 makes a double of the decimal. The session's time zone is UTC, so no hour comes twice.
     return "(UNIX_TIMESTAMP(SYSDATE(6)) + 0E0)"
+
+
+class Derived(Computed):
+    """A column whose value follows from others, kept by the database itself.
+
+    Stored in the row where PostgreSQL and MySQL want it so; in SQLite it is only in the indexes,
+    so that an upgrade adds such a column without writing every row anew.
+    """
+
+    inherit_cache = True
+
+    def __init__(self, sqltext: str) -> None:
+        super().__init__(sqltext, persisted=True)
+
+
+@compiles(Derived, "sqlite")
+def _sqlite_derived(element: Derived, _compiler: Any, **_kw: Any) -> str:
+    return f"GENERATED ALWAYS AS ({element.sqltext}) VIRTUAL"
 
 
 _READ_NOW = select(now())

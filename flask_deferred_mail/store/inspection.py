@@ -31,6 +31,8 @@ class Condition:
     #: Version of its tables, and of those that this process knows.
     schema_version: int
     known_version: int
+    #: Whether the application makes and migrates them (``db=``), not this package.
+    application_owns: bool
     #: Seconds by which its clock is ahead of this host's; negative: behind.
     clock_ahead: float
 
@@ -147,11 +149,12 @@ class Inspection:
 
 
 def _condition(backend: Backend, connection: Connection) -> Condition:
-    version = connection.scalar(select(meta.c.value).where(meta.c.name == "schema"))
+    found = backend.find_tables(connection)
     return Condition(
         setup=backend.setup(connection),
-        schema_version=int(version or 0),
+        schema_version=found.version if found is not None else 0,
         known_version=SCHEMA_VERSION,
+        application_owns=backend.application_owns,
         clock_ahead=read_now(connection) - time.time(),
     )
 

@@ -25,6 +25,7 @@ from .dialect import insert_or_ignore, now
 from .prepared import Prepared
 from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
 from .schema import blobs, jobs
+from .sealing import Opener, Seals
 from .statements import Verdict
 
 log = logging.getLogger("flask_deferred_mail.store")
@@ -54,8 +55,9 @@ class Added:
 class JobStore:
     """Adds mails and records outcomes. Every write after a claim is fenced by its token."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, seals: Seals | None = None) -> None:
         self.database = database
+        self.seals = seals or Seals()
 
     # -- recording --------------------------------------------------------------------------
 
@@ -66,9 +68,7 @@ class JobStore:
         """
         # Before anything that takes time: the row's lease counts from when it was made.
         token, leased_at = new_token(), time.monotonic()
-        row = statements.new_row(submission, self.database.own_clock)
-        stored, pieces = payload.dump(submission.letter)
-        row["payload"] = stored
+        row, pieces = self.written(submission)
         if lease is not None:
             row |= statements.leased(lease, token)
         if pieces:
@@ -78,7 +78,7 @@ class JobStore:
             added = self.database.write_one(lambda c: statements.insert_row(c, row))
         crashpoints.reached("after-insert-commit")
         if added is None:
-            return Added(self._same_key(submission, row["fingerprint"]), created=False)
+            return Added(self.same_key(submission, row["fingerprint"]), created=False)
         claim = preleased(added, submission, token, leased_at) if lease is not None else None
         return Added(statements.fresh_job(added, row, submission), created=True, claim=claim)
 
@@ -87,25 +87,32 @@ class JobStore:
 
         :raises StoreError: nothing was recorded.
         """
-        prepared = [
-            (s, statements.new_row(s, self.database.own_clock), *payload.dump(s.letter))
-            for s in submissions
-        ]
+        prepared = [(s, *self.written(s)) for s in submissions]
 
         def work(connection: Connection) -> list[int | None]:
-            return [
-                self._insert_with_blobs(connection, row | {"payload": stored}, pieces)
-                for _, row, stored, pieces in prepared
-            ]
+            return [self._insert_with_blobs(connection, row, pieces) for _, row, pieces in prepared]
 
         ids = self.database.write(work)
         crashpoints.reached("after-insert-commit")
         return [
-            Added(self._same_key(submission, row["fingerprint"]), created=False)
+            Added(self.same_key(submission, row["fingerprint"]), created=False)
             if job_id is None
             else Added(statements.fresh_job(job_id, row, submission), created=True)
-            for job_id, (submission, row, _, _) in zip(ids, prepared, strict=True)
+            for job_id, (submission, row, _) in zip(ids, prepared, strict=True)
         ]
+
+    def written(self, submission: Submission) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """The row of a mail and its attachments by digest, as they are to be stored.
+
+        :raises MessageError: a field holds what cannot be stored; it is named.
+        """
+        row = statements.new_row(submission, self.database.own_clock)
+        stored, pieces = payload.dump(submission.letter)
+        row["payload"], pieces = self.seals.seal(stored, row["message_id"], pieces)
+        if self.seals.active:
+            row["format"] = payload.SEALED
+            row["fingerprint"] = self.seals.fingerprint(row["fingerprint"])
+        return row, pieces
 
     def _insert_with_blobs(
         self, connection: Connection, row: dict[str, Any], pieces: dict[str, bytes]
@@ -116,29 +123,39 @@ class JobStore:
         crashpoints.reached("before-insert-commit")
         return job_id
 
-    def _same_key(self, submission: Submission, fingerprint: str | None) -> Job:
+    def same_key(self, submission: Submission, fingerprint: str | None) -> Job:
         """The job that holds the key already; other content is worth a warning."""
-
-        def work(connection: Connection) -> Any:
-            return connection.execute(
-                select(*JOB_COLUMNS, jobs.c.fingerprint).where(
-                    jobs.c.tenant == submission.tenant, jobs.c.key == submission.key
-                )
-            ).one_or_none()
-
-        row = self.database.read(work)
-        if row is None:
+        found = self.database.read(lambda c: self.key_holder(c, submission, fingerprint))
+        if found is None:
             raise StoreError(
                 f"the key {submission.key!r} was taken by another mail that has just been "
                 "purged; record it again"
             )
-        if row.fingerprint != fingerprint:
+        return found
+
+    def key_holder(
+        self, connection: Connection, submission: Submission, fingerprint: str | None
+    ) -> Job | None:
+        """:meth:`same_key` as one transaction sees it; ``None``: it sees no such job."""
+        row = connection.execute(
+            select(*JOB_COLUMNS, jobs.c.fingerprint).where(
+                jobs.c.tenant == submission.tenant, jobs.c.key == submission.key
+            )
+        ).one_or_none()
+        if row is None:
+            return None
+        if row.fingerprint != fingerprint and not self._same_content(row.fingerprint, submission):
             log.warning(
                 "mail %s with key %r was recorded before with other content; the first stays",
                 row.id,
                 submission.key,
             )
         return job_from(row)
+
+    def _same_content(self, stored: str, submission: Submission) -> bool:
+        """Whether a fingerprint that was made under another key, or none, is this mail's."""
+        plain = payload.fingerprint(submission.letter, submission.letter.recipients)
+        return self.seals.matches(stored, plain)
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -166,6 +183,7 @@ class JobStore:
     def load(self, claim: Claim) -> Letter:
         """The letter of a claimed mail, attachments included.
 
+        :raises KeyMissing: it is encrypted with a key that is not configured here.
         :raises ContentLost: it cannot be read.
         :raises StoreError: the database cannot.
         """
@@ -176,13 +194,16 @@ class JobStore:
         text = self.database.read_one(lambda c: _PAYLOAD.scalar(c, {"job_": claim.job_id}))
         if text is None:
             raise ContentLost(f"mail {claim.job_id} has no content any more")
+        opener = self.seals.opener(text)
+        text = opener.text(text, claim.message_id)
         wanted = payload.digests(text)
-        return payload.load(text, recipients, self._pieces(wanted) if wanted else {})
+        return payload.load(text, recipients, self._pieces(wanted, opener) if wanted else {})
 
-    def _pieces(self, wanted: list[str]) -> dict[str, bytes]:
+    def _pieces(self, wanted: list[str], opener: Opener) -> dict[str, bytes]:
         """The content of attachments by digest."""
-        found = self.database.read_one(lambda c: c.execute(_BLOBS, {"digests_": wanted}).all())
-        return {row.digest: row.data for row in found}
+        names = {opener.name(digest): digest for digest in wanted}
+        found = self.database.read_one(lambda c: c.execute(_BLOBS, {"digests_": [*names]}).all())
+        return {names[row.digest]: opener.piece(row.data, row.digest) for row in found}
 
     # -- while in hand ----------------------------------------------------------------------
 
@@ -314,7 +335,11 @@ class JobStore:
         def work(connection: Connection) -> int:
             failed = connection.execute(
                 select(jobs.c.id, jobs.c.recipients, jobs.c.attempts)
-                .where(jobs.c.id.in_(job_ids), jobs.c.status == JobStatus.FAILED.value)
+                .where(
+                    jobs.c.id.in_(job_ids),
+                    jobs.c.status == JobStatus.FAILED.value,
+                    jobs.c.payload.isnot(None),
+                )
                 .with_for_update()
             ).all()
             for row in failed:

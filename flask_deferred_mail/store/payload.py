@@ -20,8 +20,11 @@ from typing import Any
 from ..errors import ContentLost, MessageError, UnknownFormat
 from ..letter import Address, Letter, Part, Recipient
 
-#: The format that :func:`dump` writes.
-FORMAT = 1
+#: The newest format of a row that this version reads: 2 is format 1, sealed (see :mod:`.sealing`).
+FORMAT = 2
+#: The format that :func:`dump` writes, and that of a sealed row.
+PLAIN = 1
+SEALED = 2
 
 # Fields that stand in the JSON as they are. None of them is written while it is empty.
 _PLAIN = ("subject", "private_copies", "template_id")
@@ -47,7 +50,7 @@ def dump(letter: Letter) -> tuple[str, dict[str, bytes]]:
     :raises MessageError: a field holds what JSON cannot (a date, NaN, an object); it is named.
     """
     fields, blobs = _fields(letter)
-    return _encode({"format": FORMAT, **fields}), blobs
+    return _encode({"format": PLAIN, **fields}), blobs
 
 
 def load(text: str, recipients: tuple[Recipient, ...], blobs: Mapping[str, bytes]) -> Letter:
@@ -189,13 +192,13 @@ def _parsed(text: str) -> dict[str, Any]:
     """The JSON object in a payload whose format this version can read."""
     try:
         payload = json.loads(text)
-        newer = payload["format"] > FORMAT
+        newer = payload["format"] > PLAIN
     except (ValueError, TypeError, KeyError, RecursionError) as fault:
         raise ContentLost("the stored payload is damaged: it is not what was written") from fault
     if newer:
         raise UnknownFormat(
             f"the mail was recorded in format {payload['format']} by a newer version of "
-            f"flask-deferred-mail, this one reads up to {FORMAT}: upgrade this process"
+            f"flask-deferred-mail, this one reads up to {PLAIN}: upgrade this process"
         )
     return payload  # type: ignore[no-any-return]  # json.loads answers Any
 

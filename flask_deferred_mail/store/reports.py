@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 from ..job import Job, JobStatus
 from .database import Database
 from .dialect import now, read_now, upsert
+from .picking import due_times, transports
 from .rows import JOB_COLUMNS, job_from
 from .schema import attempts, jobs, sightings
 from .schema import recipients as recipient_index
@@ -60,6 +61,14 @@ class Sighting:
     seen_at: float
 
 
+# What has not ended has no ``ended_at``; saying so lets the index serve the order as well.
+_PENDING = and_(jobs.c.status == JobStatus.PENDING.value, jobs.c.ended_at.is_(None))
+
+_SENDING = jobs.c.status == JobStatus.SENDING.value
+# Within one status: the order of the index, from its end.
+_LATEST = (jobs.c.ended_at.desc(), jobs.c.first_due_at.desc())
+
+
 class Reports:
     """Answers from indexes; nothing here takes the write lock but :meth:`seen`."""
 
@@ -76,19 +85,27 @@ class Reports:
 
     def oldest_due(self, age: float) -> Job | None:
         """The mail that has been due the longest, if that is at least ``age`` seconds."""
-        query = (
-            select(*JOB_COLUMNS)
-            .where(jobs.c.status == JobStatus.PENDING.value, jobs.c.first_due_at <= now() - age)
-            .order_by(jobs.c.first_due_at)
-            .limit(1)
-        )
-        row = self.database.read(lambda c: c.execute(query).one_or_none())
+
+        def work(connection: Connection) -> Any:
+            query = (
+                select(*JOB_COLUMNS)
+                .where(_PENDING, jobs.c.first_due_at <= read_now(connection) - age)
+                .order_by(jobs.c.first_due_at)
+                .limit(1)
+            )
+            return connection.execute(query).one_or_none()
+
+        row = self.database.read(work)
         return None if row is None else job_from(row)
 
     def next_due_in(self) -> float | None:
         """Seconds until somebody may take the next mail; ``None`` when nothing waits."""
-        query = select(func.min(jobs.c.due_at) - now()).where(jobs.c.due_at.isnot(None))
-        return self.database.read(lambda c: c.scalar(query))
+
+        def work(connection: Connection) -> float | None:
+            times = [at for name in transports(connection) for at in due_times(connection, name)]
+            return min(times) - read_now(connection) if times else None
+
+        return self.database.read(work)
 
     def listing(
         self,
@@ -98,23 +115,33 @@ class Reports:
         key: str | None = None,
         limit: int = 50,
     ) -> list[Job]:
-        """The newest mails first. ``to`` is an address, looked up in the index of outcomes and in
+        """The newest mails first; of a status, those that came to it (or are due) last.
+
+        ``to`` is an address, looked up in the index of outcomes and in
         the newest :data:`SCAN_LIMIT` mails that have none yet.
         """
-        query = select(*JOB_COLUMNS).order_by(jobs.c.id.desc()).limit(limit)
+        query = select(*JOB_COLUMNS).limit(limit)
         if key is not None:
             query = query.where(jobs.c.key == key)
-        if status is not None:
-            query = query.where(_shown_as(status))
         if to is not None:
+            if status is not None:
+                query = query.where(_shown_as(status))
             return self.database.read(lambda c: _list_to(c, query, to, limit))
-        return self.database.read(lambda c: [job_from(row) for row in c.execute(query)])
+        if status is not None:
+            return self.database.read(lambda c: _list_status(c, query, status, limit))
+        newest = query.order_by(jobs.c.id.desc())
+        return self.database.read(lambda c: [job_from(row) for row in c.execute(newest)])
 
     def attempts(self, job_id: int) -> list[LoggedAttempt]:
         """A mail's attempt log, first attempt first."""
         query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.id)
         rows = self.database.read(lambda c: c.execute(query).all())
         return [_logged(row) for row in rows]
+
+    def emptied(self, job_id: int) -> bool:
+        """Whether the mail's content was deleted while its row stayed."""
+        query = select(jobs.c.payload.is_(None)).where(jobs.c.id == job_id)
+        return bool(self.database.read(lambda c: c.scalar(query)))
 
     def seen(self, name: str, host: str, pid: int) -> None:
         """Note that a kind of process (``sweep``) is at work."""
@@ -143,6 +170,20 @@ def _shown_as(status: JobStatus) -> ColumnElement[bool]:
     if status is JobStatus.SENDING:
         return and_(jobs.c.status == status.value, jobs.c.attempts > 0)
     return jobs.c.status == status.value
+
+
+def _list_status(
+    connection: Connection, query: Select[Any], status: JobStatus, limit: int
+) -> list[Job]:
+    latest = query.order_by(*_LATEST)
+    # One stored status at a time: then the index has them in order.
+    stored = [jobs.c.status == status.value]
+    if status is JobStatus.SENDING:
+        stored = [and_(_SENDING, jobs.c.attempts > 0)]
+    elif status is JobStatus.PENDING:
+        stored = [_PENDING, and_(_SENDING, jobs.c.attempts == 0)]
+    rows = [row for one in stored for row in connection.execute(latest.where(one))]
+    return [job_from(row) for row in rows[:limit]]
 
 
 def _backlog(connection: Connection) -> Backlog:
@@ -176,28 +217,36 @@ def _backlog(connection: Connection) -> Backlog:
 
 def _due(connection: Connection) -> tuple[int, float | None]:
     moment = read_now(connection)
-    due = connection.scalar(select(func.count()).where(jobs.c.due_at <= moment)) or 0
+    waiting = select(func.count()).where(jobs.c.queue.isnot(None), jobs.c.due_at <= moment)
+    due = connection.scalar(waiting) or 0
     # From the first due time, and retries included: neither they nor a resting transport are to
     # hide an outage.
     oldest = connection.scalar(
-        select(func.min(jobs.c.first_due_at)).where(
-            jobs.c.status == "pending", jobs.c.first_due_at <= moment
-        )
+        select(func.min(jobs.c.first_due_at)).where(_PENDING, jobs.c.first_due_at <= moment)
     )
     return due, None if oldest is None else moment - oldest
 
 
 def _list_to(connection: Connection, query: Select[Any], to: str, limit: int) -> list[Job]:
-    indexed = select(recipient_index.c.job_id).where(recipient_index.c.address == to)
-    found = {
-        row.id: job_from(row) for row in connection.execute(query.where(jobs.c.id.in_(indexed)))
-    }
-    waiting = query.where(jobs.c.status.in_(["pending", "sending", "held", "cancelled", "expired"]))
-    for row in connection.execute(waiting.limit(SCAN_LIMIT)):
-        job = job_from(row)
-        if any(entry.address == to for entry in job.recipients):
-            found[job.id] = job
+    indexed = (
+        query.join(recipient_index, recipient_index.c.job_id == jobs.c.id)
+        .where(recipient_index.c.address == to)
+        .order_by(recipient_index.c.job_id.desc())
+        # An address may stand in a mail as each of to, cc and bcc.
+        .limit(limit * 3)
+    )
+    found = {row.id: job_from(row) for row in connection.execute(indexed)}
+    left = SCAN_LIMIT
+    for status in ("pending", "sending", "held", "cancelled", "expired"):
+        latest = query.where(jobs.c.status == status).order_by(*_LATEST).limit(left)
+        rows = connection.execute(latest).all()
+        left -= len(rows)
+        found |= {job.id: job for job in map(job_from, rows) if _is_to(job, to)}
     return [found[job_id] for job_id in sorted(found, reverse=True)][:limit]
+
+
+def _is_to(job: Job, address: str) -> bool:
+    return any(entry.address == address for entry in job.recipients)
 
 
 def _logged(row: Any) -> LoggedAttempt:

@@ -7,7 +7,9 @@ clock. Two ideas carry the claim:
 * ``due_at`` says when *somebody may take the row next*: the next attempt of a pending mail, or the
   end of the lease of one that is being sent. So one comparison finds both what is due and what a
   dead process left behind. It is NULL in every row that nobody may take.
-* the claim index holds only rows whose ``due_at`` is not NULL: finished rows cost a claim nothing.
+* the claim indexes hold only rows whose ``due_at`` is not NULL: finished rows cost a claim nothing.
+  MySQL has no such partial indexes; there, the rows that nobody may take lie together at one end,
+  since ``queue``, the first column of those indexes, is NULL in them.
 """
 
 from __future__ import annotations
@@ -34,10 +36,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 
 from ..job import ENDED, JobStatus
-from .dialect import MYSQLS
+from .dialect import MYSQLS, Derived
 
-#: Version of the tables as this code knows them.
-SCHEMA_VERSION = 1
+#: Version of the tables as this code knows them. Whoever changes the tables of a released version
+#: raises it, and writes the revision that leads there (``migrations/versions``).
+SCHEMA_VERSION = 2
 
 PREFIX = "deferred_mail_"
 
@@ -49,7 +52,7 @@ _Id = BigInteger().with_variant(Integer, "sqlite")
 _Long = Text().with_variant(mysql.LONGTEXT(), *MYSQLS)
 
 # Full UTF-8, compared byte by byte: two keys that differ in case are two keys, as elsewhere.
-_OPTIONS: dict[str, Any] = {
+TABLE_OPTIONS: dict[str, Any] = {
     f"{name}_{option}": value
     for name in MYSQLS
     for option, value in (
@@ -109,6 +112,18 @@ jobs = Table(
     Column("fingerprint", String(64)),
     # Everybody's address and outcome, as JSON; the one source of truth about recipients.
     Column("recipients", _Long, nullable=False),
+    # The transport, as long as somebody may take the row; else NULL. Kept by the database itself.
+    Column(
+        "queue",
+        String(64),
+        Derived("CASE WHEN due_at IS NOT NULL THEN transport END"),
+    ),
+    # 0: nobody has tried to send it yet; 1: it waits for another attempt, or is in hand.
+    Column(
+        "tried",
+        SmallInteger,
+        Derived("CASE WHEN attempts > 0 THEN 1 ELSE 0 END"),
+    ),
     # Last, so that reading the columns before it does not touch a long body.
     Column("payload", _Long),
     CheckConstraint(f"status IN ({_quoted(JobStatus)})", name=f"{PREFIX}job_status"),
@@ -122,25 +137,34 @@ jobs = Table(
     CheckConstraint("attempts >= 0 AND deaths >= 0", name=f"{PREFIX}job_attempts"),
     # A row's id is never given out again, not even after ``purge``: logs stay unambiguous.
     sqlite_autoincrement=True,
-    **_OPTIONS,
+    **TABLE_OPTIONS,
 )
 
-# Serves the claim (one transport, one priority, what is due in order of time), the list of
-# transports that have something due, and the next due time.
+_WAITS: dict[str, Any] = {
+    "sqlite_where": jobs.c.queue.isnot(None),
+    "postgresql_where": jobs.c.queue.isnot(None),
+}
+# Serves the claim: the steps from priority to priority and from tenant to tenant, and within a
+# tenant what is new and what waits for another attempt, each in order of its due time.
 Index(
     f"{PREFIX}job_claim",
-    jobs.c.transport,
+    jobs.c.queue,
     jobs.c.priority,
+    jobs.c.tenant,
+    jobs.c.tried,
     jobs.c.due_at,
-    sqlite_where=jobs.c.due_at.isnot(None),
-    postgresql_where=jobs.c.due_at.isnot(None),
+    **_WAITS,
 )
-# Serves counts per status, ``list --status`` and "sent in the last hour".
-Index(f"{PREFIX}job_status", jobs.c.status, jobs.c.ended_at)
+# Serves the list of transports that have something due, the next due time, and a claim where there
+# are more tenants than it looks at one by one.
+Index(f"{PREFIX}job_due", jobs.c.queue, jobs.c.priority, jobs.c.due_at, **_WAITS)
+# Serves counts per status, ``list --status``, "sent in the last hour" and ``purge``; and, since
+# ``ended_at`` is NULL in what has not ended, the age of the oldest mail that waits.
+Index(f"{PREFIX}job_status", jobs.c.status, jobs.c.ended_at, jobs.c.first_due_at)
 Index(
     f"{PREFIX}job_key",
-    jobs.c.tenant,
     jobs.c.key,
+    jobs.c.tenant,
     unique=True,
     sqlite_where=jobs.c.key.isnot(None),
     postgresql_where=jobs.c.key.isnot(None),
@@ -167,7 +191,7 @@ attempts = Table(
         "outcome IN ('sent', 'partial', 'retry', 'failed', 'unknown', 'returned')",
         name=f"{PREFIX}attempt_outcome",
     ),
-    **_OPTIONS,
+    **TABLE_OPTIONS,
 )
 Index(f"{PREFIX}attempt_job", attempts.c.job_id, attempts.c.number)
 
@@ -182,7 +206,7 @@ recipients = Table(
     Column("kind", String(3), nullable=False),
     Column("status", String(10), nullable=False),
     Column("provider_message_id", String(255)),
-    **_OPTIONS,
+    **TABLE_OPTIONS,
 )
 Index(f"{PREFIX}recipient_address", recipients.c.address, recipients.c.job_id)
 
@@ -194,14 +218,14 @@ blobs = Table(
     Column("size", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("data", LargeBinary(2**32 - 1), nullable=False),
-    **_OPTIONS,
+    **TABLE_OPTIONS,
 )
 job_blobs = Table(
     f"{PREFIX}job_blob",
     metadata,
     Column("job_id", _Id, ForeignKey(jobs.c.id), primary_key=True, autoincrement=False),
     Column("digest", String(64), ForeignKey(blobs.c.digest), primary_key=True),
-    **_OPTIONS,
+    **TABLE_OPTIONS,
 )
 Index(f"{PREFIX}job_blob_digest", job_blobs.c.digest)
 
@@ -224,7 +248,7 @@ transports = Table(
     Column("wide_job", _Id),
     # Mails in a row that failed as wrongly configured, as JSON.
     Column("config_jobs", Text),
-    **_OPTIONS,
+    **TABLE_OPTIONS,
 )
 
 # Who was seen last, and when: ``sweep`` is what people forget.
@@ -235,7 +259,7 @@ sightings = Table(
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("seen_at", Double, nullable=False),
-    **_OPTIONS,
+    **TABLE_OPTIONS,
 )
 
 meta = Table(
@@ -243,5 +267,5 @@ meta = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("value", String(255), nullable=False),
-    **_OPTIONS,
+    **TABLE_OPTIONS,
 )

@@ -17,15 +17,25 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ..cleaning import clean
-from ..errors import CommitUnknown, SchemaError, StoreError
+from ..errors import CommitUnknown, SchemaError, StoreBusy, StoreError
 from .backend import Backend, Setup, Trouble
+from .upgrading import too_old
 
 #: Seconds that a connection may have been idle and still be used without a look at it. A server
 #: that was restarted meanwhile is noticed by the look, not by the mail.
 IDLE_WITHOUT_LOOK = 1.0
 
+#: Seconds for which a change of tables waits for a lock. While it waits, whoever comes later waits
+#: behind it: better to give up and try again.
+UPGRADE_PATIENCE = 5
+
 #: Seconds to wait for a connection to the server.
 CONNECT_TIMEOUT = 10
+
+# Of the lock that processes take to make or upgrade tables. MySQL's are known to the whole server,
+# and their names are short.
+_TURN = "flask_deferred_mail"
+_MYSQL_TURN = f"SHA1(CONCAT('{_TURN}.', DATABASE()))"
 
 
 class ServerBackend(Backend):
@@ -40,11 +50,13 @@ class ServerBackend(Backend):
         engine = self.bare_engine()
         try:
             with self.reading(engine) as connection:
-                missing = self.schema_version(connection) is None
-            if missing:
+                found = self.find_tables(connection)
+            if found is None:
                 raise SchemaError(
                     f"{self.shown}: the tables are not there; run `flask mail init-db` once"
                 )
+            if found.old:
+                raise too_old(found, self.shown)
         except BaseException:
             engine.dispose()
             raise
@@ -143,6 +155,10 @@ class PostgresqlBackend(ServerBackend):
             durability="fsync and synchronous_commit on",
         )
 
+    def take_turn(self, connection: Connection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{UPGRADE_PATIENCE}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('{_TURN}'))")
+
     def _code(self, error: DBAPIError) -> object:
         return getattr(error.orig, "sqlstate", None)
 
@@ -175,6 +191,12 @@ class MysqlBackend(ServerBackend):
             durable=flush == 1,
             durability="innodb_flush_log_at_trx_commit = 1",
         )
+
+    def take_turn(self, connection: Connection) -> None:
+        # Held until the connection is closed: a lock that ended before COMMIT would be of no use.
+        connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {UPGRADE_PATIENCE}")
+        if connection.exec_driver_sql(f"SELECT GET_LOCK({_MYSQL_TURN}, 30)").scalar() != 1:
+            raise StoreBusy(f"{self.shown}: another process makes or upgrades the tables")
 
     def _code(self, error: DBAPIError) -> object:
         return next(iter(getattr(error.orig, "args", ())), None)

@@ -28,6 +28,8 @@ from ..errors import SchemaError, StoreError
 from .backend import Backend, Setup, Trouble
 from .dialect import SQLITE_CLOCK
 from .prepared import run_sql
+from .upgrading import only_adds, too_old
+from .versions import Found
 
 log = logging.getLogger("flask_deferred_mail.store")
 
@@ -84,19 +86,30 @@ class SqliteBackend(Backend):
             try:
                 with engine.connect() as connection:
                     self._use_wal(connection)
-                    missing = self.schema_version(connection) is None
-                if missing:
+                    found = self.find_tables(connection)
+                if found is None:
                     self.make_tables(engine)
+                elif found.old:
+                    self._upgrade(engine, found)
                 return
             except DBAPIError as error:
                 if self.judge(error) is not Trouble.AGAIN or time.monotonic() > give_up_at:
                     raise
+                if self.blocked_by() is not None:
+                    raise
                 time.sleep(0.005)
+
+    def _upgrade(self, engine: Engine, found: Found) -> None:
+        """At first use, unless that would lock out processes of the version that made them."""
+        if not only_adds(found):
+            raise too_old(found, self.shown)
+        version = self.upgrade_tables(engine).after
+        log.warning("%s: tables upgraded from version %d to %d", self.shown, found.version, version)
 
     def _use_wal(self, connection: Connection) -> None:
         mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
         if mode not in ("wal", "memory"):
-            mode = connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
+            mode = self._switch_to_wal(connection)
         if mode not in ("wal", "memory"):
             # A network file system, perhaps. A rollback journal with FULL is as durable, only
             # slower.
@@ -106,6 +119,16 @@ class SqliteBackend(Backend):
             raise StoreError(
                 f"{self.shown}: synchronous is {level}, not FULL; commits would not be durable"
             )
+
+    def _switch_to_wal(self, connection: Connection) -> str:
+        try:
+            return str(connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar())
+        except DBAPIError as error:
+            # It takes a moment without any transaction. The application's own file may have none
+            # just now, and this thread may be the reason.
+            if not self.application_owns or self.judge(error) is not Trouble.AGAIN:
+                raise
+            return "busy"
 
     # -- transactions -----------------------------------------------------------------------
 

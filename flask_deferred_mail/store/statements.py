@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -64,7 +65,7 @@ def new_row(submission: Submission, own_clock: bool) -> dict[str, Any]:
     here_and_now = time.time()
     waits = submission.send_at is not None and submission.send_at > here_and_now
     return {
-        "format": payload.FORMAT,
+        "format": payload.PLAIN,
         "status": JobStatus.PENDING.value,
         "transport": submission.transport,
         "tenant": submission.tenant,
@@ -103,8 +104,32 @@ def insert_row(connection: Connection, row: dict[str, Any]) -> int | None:
     """The new row's number; ``None`` when its key is taken."""
     dialect = connection.dialect.name
     statement = INSERT_JOB if row["key"] is None else _insert_with_key(dialect)
+    return _number_of_new_row(dialect, row, lambda: statement.run(connection, row))
+
+
+def insert_row_of_caller(connection: Connection, row: dict[str, Any]) -> int | None:
+    """:func:`insert_row` on a connection that is not ours, by SQLAlchemy's own ways."""
+    dialect = connection.dialect.name
+    statement = _insert_of_caller(dialect, keyed=row["key"] is not None)
+    return _number_of_new_row(dialect, row, lambda: connection.execute(statement, row))
+
+
+def insert_rows_of_caller(connection: Connection, rows: list[dict[str, Any]]) -> list[int]:
+    """The numbers of many new rows without keys, in as few statements as the database allows."""
+    dialect = connection.dialect
+    if not dialect.insert_executemany_returning_sort_by_parameter_order:
+        return [number for row in rows if (number := insert_row_of_caller(connection, row))]
+    statement = _insert_of_caller(dialect.name, keyed=False).returning(
+        jobs.c.id, sort_by_parameter_order=True
+    )
+    return [int(number) for number in connection.scalars(statement, rows)]
+
+
+def _number_of_new_row(
+    dialect: str, row: dict[str, Any], insert_it: Callable[[], Any]
+) -> int | None:
     try:
-        result = statement.run(connection, row)
+        result = insert_it()
     except IntegrityError as error:
         # MySQL: the statement is undone, the transaction around it goes on. (Its own giving-way
         # INSERT does not tell whether it gave way.)
@@ -124,16 +149,52 @@ _DUPLICATE_ENTRY = 1062
 def insert_blobs(connection: Connection, job_id: int, pieces: dict[str, bytes]) -> None:
     """Store attachments that are not there yet, and note that this mail has them."""
     dialect = connection.dialect.name
-    for digest, data in pieces.items():
-        # One by one: many at once would have to fit into one packet together.
-        connection.execute(
-            insert_or_ignore(blobs, dialect).values(created_at=now()),
-            {"digest": digest, "size": len(data), "data": data},
-        )
+    # In one order, so that two who have the same ones do not wait for each other in a circle.
+    missing = sorted(pieces)
+    while missing:
+        there = _there(connection, missing)
+        for digest in missing:
+            if digest not in there:
+                _insert_blob(connection, digest, pieces[digest])
+        missing = _gone(connection, missing)
     connection.execute(
         insert_or_ignore(job_blobs, dialect),
-        [{"job_id": job_id, "digest": digest} for digest in pieces],
+        [{"job_id": job_id, "digest": digest} for digest in sorted(pieces)],
     )
+
+
+def _there(connection: Connection, digests: list[str]) -> set[str]:
+    """Those that need not travel to the server again."""
+    if connection.dialect.name == "sqlite":
+        return set()  # no way to travel
+    return set(connection.scalars(_DIGESTS, {"digests_": digests}))
+
+
+def _insert_blob(connection: Connection, digest: str, data: bytes) -> None:
+    # One by one: many at once would have to fit into one packet together.
+    dialect = connection.dialect.name
+    # A caller's SQLite connection does not know our clock function; the host's clock is the same.
+    created_at = time.time() if dialect == "sqlite" else now()
+    connection.execute(
+        insert_or_ignore(blobs, dialect).values(created_at=created_at),
+        {"digest": digest, "size": len(data), "data": data},
+    )
+
+
+def _gone(connection: Connection, digests: list[str]) -> list[str]:
+    """Lock these attachments against ``purge`` until the transaction ends; what it was faster at.
+
+    The lock is shared: any number of transactions may record mail with one attachment at a time.
+    """
+    if connection.dialect.name == "sqlite":
+        return []  # one writer, and that is this transaction
+    locked = set(connection.scalars(_LOCK_DIGESTS, {"digests_": digests}))
+    return [digest for digest in digests if digest not in locked]
+
+
+_DIGESTS = select(blobs.c.digest).where(blobs.c.digest.in_(bindparam("digests_", expanding=True)))
+#: ``FOR KEY SHARE`` on PostgreSQL, ``LOCK IN SHARE MODE`` on MariaDB and MySQL.
+_LOCK_DIGESTS = _DIGESTS.order_by(blobs.c.digest).with_for_update(read=True, key_share=True)
 
 
 def fresh_job(job_id: int, row: dict[str, Any], submission: Submission) -> Job:
@@ -196,11 +257,17 @@ LOG_ATTEMPT = Prepared(insert(attempts))
 #: mail does.
 _NOW: Any = func.coalesce(bindparam("now_", type_=Double()), now())
 _FIRST_DUE: Any = func.coalesce(bindparam("send_at_", type_=Double()), _NOW)
-_TIMES = {
-    "created_at": _NOW,
-    "first_due_at": _FIRST_DUE,
-    "due_at": _FIRST_DUE + bindparam("lease_", type_=Double()),
-}
+
+
+def _times(created_at: Any, due_at: Any) -> dict[str, Any]:
+    return {
+        "created_at": created_at,
+        "first_due_at": due_at,
+        "due_at": due_at + bindparam("lease_", type_=Double()),
+    }
+
+
+_TIMES = _times(_NOW, _FIRST_DUE)
 INSERT_JOB = Prepared(insert(jobs).values(_TIMES))
 
 
@@ -209,6 +276,18 @@ def _insert_with_key(dialect: str) -> Prepared:
     if dialect in MYSQLS:
         return INSERT_JOB
     return Prepared(insert_or_ignore(jobs, dialect).values(_TIMES))
+
+
+@cache
+def _insert_of_caller(dialect: str, *, keyed: bool) -> Any:
+    times = _TIMES
+    if dialect == "sqlite":
+        # Its connections do not know our clock function, and ``now_`` is always given.
+        given: Any = bindparam("now_", type_=Double())
+        due: Any = func.coalesce(bindparam("send_at_", type_=Double()), given)
+        times = _times(given, due)
+    insert_it = insert_or_ignore(jobs, dialect) if keyed and dialect not in MYSQLS else insert(jobs)
+    return insert_it.values(times)
 
 
 @cache

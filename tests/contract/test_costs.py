@@ -105,15 +105,20 @@ def _request(app: MailApp) -> None:
 
 
 def test_a_claim_costs_the_same_for_one_and_for_fifty(app: MailApp) -> None:
-    """One transaction with one UPDATE takes them all; reading is by steps through the index."""
+    """One transaction with one UPDATE takes them all; reading is by steps through the index.
+
+    One step more is for mail that waits for another attempt, where there is some or some in hand.
+    """
     costs = []
-    for number in (1, 50):
+    for number in (1, 2, 50):
         for _ in range(number):
             app.send()
         trace = Trace(app)
         assert len(app.runtime.claims.take("default", number)) == number
         costs.append(trace.take())
-    assert costs == [["BEGIN IMMEDIATE", "SELECT", "SELECT", "UPDATE", "COMMIT"]] * 2
+    first, *others = costs
+    assert first == ["BEGIN IMMEDIATE", *["SELECT"] * 3, "UPDATE", "COMMIT"]
+    assert others == [["BEGIN IMMEDIATE", *["SELECT"] * 4, "UPDATE", "COMMIT"]] * 2
 
 
 def test_looking_for_work_is_four_steps_through_the_index(app: MailApp) -> None:

@@ -13,6 +13,8 @@ import pytest
 from flask_deferred_mail import Attachment, DeferredMail
 from flask_deferred_mail.cli import mail_group
 from flask_deferred_mail.errors import StoreBusy
+from flask_deferred_mail.store.schema import SCHEMA_VERSION
+from tests.support.old_tables import make_tables_of
 from tests.support.smtp_script import Accept, Drop
 from tests.support.smtp_server import SmtpServer
 
@@ -612,13 +614,35 @@ def test_what_was_done_before_the_database_failed_is_told(shop, monkeypatch):
 
 def test_init_db_makes_the_tables_and_may_be_repeated(shop):
     """The file is there afterwards, and is not touched by a second run."""
-    assert "tables of version 1" in shop("init-db").stdout
+    assert f"made tables of version {SCHEMA_VERSION} in sqlite:" in shop("init-db").stdout
     before = time.time_ns()
-    shop("init-db")
+    assert "nothing to do" in shop("init-db").stdout
+    assert "nothing to do" in shop("upgrade-db").stdout
     assert shop.runtime.database.path.stat().st_mtime_ns < before
 
 
-@pytest.mark.parametrize("name", ["upgrade-db", "worker", "transports", "suppress"])
+def test_upgrade_db_says_what_it_did(shop):
+    """Makes tables, upgrades older ones, takes in those that have no revision."""
+    make_tables_of(1, shop.runtime.database)
+    assert "of version 1, this process needs version" in shop("init-db", code=3).stderr
+    upgraded = f"upgraded tables of version 1 to version {SCHEMA_VERSION} in sqlite:"
+    assert upgraded in shop("upgrade-db").stdout
+    shop.execute("DROP TABLE deferred_mail_alembic_version")
+    assert "noted their revision" in shop("upgrade-db").stdout
+
+
+@pytest.mark.parametrize("command", ["init-db", "upgrade-db"])
+def test_tables_of_the_application_are_left_to_it(shop, command):
+    """0, who owns them and what to run instead; nothing is made."""
+    database = shop.runtime.database
+    database.backend.application_owns = True
+    said = shop(command).stdout
+    assert "belong to the application" in said
+    assert "flask db upgrade" in said
+    assert not database.path.exists()
+
+
+@pytest.mark.parametrize("name", ["worker", "transports", "suppress"])
 def test_commands_of_later_releases_are_refused(shop, name):
     """2 with a clear text, whatever they are called with; never silently ignored."""
     result = shop(name, "--processes", 2, "x", code=2)

@@ -44,6 +44,11 @@ EXAMPLES: dict[str, tuple[str, str, Any]] = {
     "DEFERRED_MAIL_DEFAULT_HEADERS": ('{"X-App": "shop"}', "default_headers", {"X-App": "shop"}),
     "DEFERRED_MAIL_MESSAGE_ID_DOMAIN": ("ids.example.com", "message_id_domain", "ids.example.com"),
     "DEFERRED_MAIL_ON_UNSUPPORTED": ("drop", "on_unsupported", "drop"),
+    "DEFERRED_MAIL_ENCRYPTION_KEYS": (
+        "A" * 43 + "=," + "_" * 42 + "8=",
+        "encryption_keys",
+        (bytes(32), b"\xff" * 32),
+    ),
     "MAIL_DEFAULT_SENDER": (
         "Shop <shop@example.com>",
         "default_sender",

@@ -29,9 +29,10 @@ SOURCES = sorted((ROOT / PACKAGE).rglob("*.py"))
 
 #: Height of each part; what is not named is a value, at the bottom.
 HEIGHT = {"store": 1, "transports": 1, "delivery": 2, "wsgi": 0, "app_mail": 3, "extension": 3}
-HEIGHT |= {"__init__": 4, "cli": 4, "web": 4, "testing": 4}
+HEIGHT |= {"__init__": 4, "cli": 4, "web": 4, "testing": 4, "migrations": 4}
 #: The commands, and what they print: the only modules that know click.
 COMMANDS = frozenset({"cli", "cli_command", "cli_sending", "cli_looking", "cli_changing"})
+COMMANDS |= {"cli_tables"}
 HEIGHT |= dict.fromkeys(COMMANDS, 4)
 HEIGHT |= {"cli_output": 3, "doctor": 3, "doctor_database": 3, "explanation": 3}
 
@@ -44,10 +45,12 @@ OWNERS: dict[str, frozenset[str]] = {
     **dict.fromkeys(_NETWORK, frozenset({"transports"})),
     "click": COMMANDS,
     "sqlalchemy": frozenset({"store"}),
+    "alembic": frozenset({"store"}),
     "blinker": frozenset({"signals"}),
     "email_validator": frozenset({"address"}),
     "markdownify": frozenset({"plain_text"}),
     "jinja2": frozenset({"rendering", "message"}),
+    "cryptography": frozenset({"store"}),
     "uwsgi": frozenset({"delivery"}),  # asked whether threads run there
 }
 

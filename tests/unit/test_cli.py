@@ -15,10 +15,10 @@ import pytest
 from flask_deferred_mail.cli import mail_group
 
 PAGE = Path(__file__).parents[2] / "docs/reference/command-line.md"
-LATER = {"upgrade-db", "worker", "transports", "suppress"}
+LATER = {"worker", "transports", "suppress"}
 COMMANDS = {
-    *("init-db", "sweep", "status", "list", "show", "explain", "retry", "cancel", "hold"),
-    *("release", "purge", "doctor", "test"),
+    *("sweep", "status", "list", "show", "explain", "retry", "cancel", "hold"),
+    *("init-db", "upgrade-db", "release", "purge", "doctor", "test"),
 }
 OPTIONS = {
     "sweep": {"--limit", "--concurrency", "--wait", "--fail-on-error", "--json"},
@@ -29,7 +29,7 @@ OPTIONS = {
     "cancel": {"--key", "--yes", "--json"},
     "hold": {"--yes", "--json"},
     "release": {"--as-sent", "--yes", "--json"},
-    "purge": {"--days", "--batch"},
+    "purge": {"--days", "--bodies-days", "--batch"},
 }
 #: What stands above it in the page is written by hand.
 MARK = "<!-- From here on: what --help says. Made by tests/unit/test_cli.py. -->\n"

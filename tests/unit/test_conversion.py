@@ -31,6 +31,7 @@ CONVERTERS = {
     "headers": conversion.headers,
     "transport_url": conversion.transport_url,
     "host": conversion.host,
+    "encryption_keys": conversion.encryption_keys,
     "not_yet": conversion.not_yet,
 }
 

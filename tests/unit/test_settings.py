@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from datetime import timedelta
@@ -24,6 +25,9 @@ from flask_deferred_mail.transport_spec import TransportSpec
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference/configuration.md"
 SECRET = "s3cr3t-Pa55"
+KEY = bytes(range(200, 232))
+KEY_TEXT = base64.urlsafe_b64encode(KEY).decode()
+STANDARD_BASE64 = str.maketrans("-_", "+/")
 
 
 def read(config=None, *, instance_path="/srv/app/instance", debug=False, testing=False, **keys):
@@ -111,6 +115,11 @@ GIVEN = [
     ("MESSAGE_ID_DOMAIN", "mail.example.com", "message_id_domain", "mail.example.com"),
     ("MESSAGE_ID_DOMAIN", "bücher.example", "message_id_domain", "xn--bcher-kva.example"),
     ("ON_UNSUPPORTED", "drop", "on_unsupported", "drop"),
+    ("ENCRYPTION_KEYS", [KEY_TEXT], "encryption_keys", (KEY,)),
+    ("ENCRYPTION_KEYS", KEY_TEXT, "encryption_keys", (KEY,)),
+    ("ENCRYPTION_KEYS", f'["{KEY_TEXT}"]', "encryption_keys", (KEY,)),
+    ("ENCRYPTION_KEYS", KEY_TEXT.translate(STANDARD_BASE64), "encryption_keys", (KEY,)),
+    ("ENCRYPTION_KEYS", [], "encryption_keys", ()),
 ]
 
 
@@ -186,7 +195,9 @@ WRONG = [
     ("TRANSPORTS", ["smtp://a"], "dict"),
     ("OVERRIDE_RECIPIENTS", ["dev@example.com"], "not in this release"),
     ("ALLOWED_RECIPIENTS", "example.com", "not in this release"),
-    ("ENCRYPTION_KEYS", ["k"], "not in this release"),
+    ("ENCRYPTION_KEYS", ["k"], "32 bytes in base64"),
+    ("ENCRYPTION_KEYS", [KEY_TEXT, KEY_TEXT], "each key once"),
+    ("ENCRYPTION_KEYS", 5, "32 bytes in base64"),
     ("WEBHOOKS", {"bulk": {}}, "not in this release"),
 ]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flask_deferred_mail.errors import MessageError, StoreError, UnknownFormat
 from flask_deferred_mail.letter import Address, Letter, Part, Recipient
-from flask_deferred_mail.store.payload import FORMAT, digests, dump, fingerprint, load
+from flask_deferred_mail.store.payload import PLAIN, digests, dump, fingerprint, load
 
 TO = (Recipient(Address("ann@example.com", "Ann")), Recipient(Address("b@example.com"), "bcc"))
 
@@ -123,7 +123,7 @@ def test_usual_payload_is_small():
     """Empty fields, recipients and attachments' content are not in the JSON."""
     stored, blobs = dump(letter(subject="Grüße", text="hello"))
     assert json.loads(stored) == {
-        "format": FORMAT,
+        "format": PLAIN,
         "sender": ["shop@example.com", "Shop"],
         "message_id": "<1@example.com>",
         "date": "Mon, 01 Jan 2024 10:00:00 +0000",

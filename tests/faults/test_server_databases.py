@@ -1,0 +1,189 @@
+"""A database server that is killed and comes back: idle, while sending, at COMMIT (fault C4)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from flask_deferred_mail.errors import CommitUnknown, StoreError
+from flask_deferred_mail.store.database import Database
+from tests.support.background import Background
+from tests.support.fault_site import FaultSite, ask
+from tests.support.mail_app import MailApp
+from tests.support.own_servers import OwnServer, own_server
+from tests.support.smtp_server import SmtpServer
+from tests.support.waiting import wait_until
+
+#: How a connection learns its number, and how another ends it.
+_NUMBER = {"postgresql": "SELECT pg_backend_pid()", "mariadb": "SELECT CONNECTION_ID()"}
+_END = {"postgresql": "SELECT pg_terminate_backend({})", "mariadb": "KILL {}"}
+
+
+@pytest.fixture(scope="module", params=["postgresql", "mariadb"])
+def server(request: pytest.FixtureRequest) -> Iterator[OwnServer]:
+    with own_server(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def url(server: OwnServer) -> str:
+    url = server.new_database()
+    database = Database(url)
+    database.create()
+    database.close()
+    return url
+
+
+@pytest.fixture
+def app(make_app: Callable[..., MailApp], smtp: SmtpServer, url: str) -> MailApp:
+    return make_app(smtp.url(), DEFERRED_MAIL_DISPATCH="none", DEFERRED_MAIL_DATABASE_URI=url)
+
+
+def _count(app: MailApp, where: str = "1 = 1") -> int:
+    query = text(f"SELECT count(*) FROM deferred_mail_job WHERE {where}")
+    return int(app.runtime.database.read(lambda c: c.scalar(query)) or 0)
+
+
+def _subjects(smtp: SmtpServer) -> list[str]:
+    return sorted(str(message.parsed["Subject"]) for message in smtp.messages)
+
+
+def test_restarted_while_idle(app: MailApp, server: OwnServer, smtp: SmtpServer) -> None:
+    """The connections in the pool are dead: they are replaced, and nobody notices."""
+    app.send(subject="before")
+    server.crash_and_restart()
+    app.send(subject="after")
+    assert app.sweep().sent == 2
+    assert _subjects(smtp) == ["after", "before"]
+
+
+def test_gone_and_back(app: MailApp, server: OwnServer) -> None:
+    """While it is away the view gets an error, soon; afterwards all is as before."""
+    app.send()
+    server.crash()
+    began = time.monotonic()
+    with pytest.raises(StoreError):
+        app.send()
+    assert time.monotonic() - began < 30
+    server.start()
+    app.send()
+    assert app.sweep().sent == 2
+
+
+def test_restarted_while_sending(app: MailApp, server: OwnServer, smtp: SmtpServer) -> None:
+    """The mail is out when the server dies: its outcome is written when it is back, no copy."""
+    job = app.send()
+    smtp.hold("dot")
+    sweep = Background(app)
+    smtp.wait_held("dot")
+    server.crash()
+    smtp.release("dot")
+    server.start()
+    assert sweep.end(40).sent == 1
+    assert app.job(job).status == "sent"
+    assert app.sweep().claimed == 0
+    assert len(smtp.messages) == 1
+
+
+class _LosesTheAnswer:
+    """Has the server end the connection right before or right after its next COMMIT."""
+
+    def __init__(self, app: MailApp, server: OwnServer, committed: bool) -> None:
+        self.server, self.committed = server, committed
+        self.times = 0
+        dialect = app.runtime.database.engine.dialect
+        self._commit = dialect.do_commit
+        dialect.do_commit = self._do_commit  # type: ignore[method-assign]  # that is the fault
+
+    def _do_commit(self, connection: Any) -> None:
+        if self.times:
+            self._commit(connection)
+            return
+        self.times += 1
+        cursor = connection.cursor()
+        cursor.execute(_NUMBER[self.server.kind])
+        number = cursor.fetchone()[0]
+        if self.committed:
+            self._commit(connection)
+        self.server.execute(_END[self.server.kind].format(number))
+        cursor.execute("SELECT 1")  # raises what the driver raises when nobody is there
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_the_answer_to_an_outcomes_commit_is_lost(
+    app: MailApp, server: OwnServer, smtp: SmtpServer, committed: bool
+) -> None:
+    """The row says by its token whether it happened; written once, the mail is not sent again."""
+    job = app.send()
+    smtp.hold("dot")
+    sweep = Background(app)
+    smtp.wait_held("dot")
+    fault = _LosesTheAnswer(app, server, committed)
+    smtp.release("dot")
+    assert sweep.end(30).sent == 1
+    assert fault.times == 1
+    assert app.job(job).status == "sent"
+    assert app.outcomes(job) == ["sent"]
+    assert app.sweep().claimed == 0
+    assert len(smtp.messages) == 1
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_the_answer_to_an_inserts_commit_is_lost(
+    app: MailApp, server: OwnServer, smtp: SmtpServer, committed: bool
+) -> None:
+    """The view gets an error that says so; if the row is there all the same, it is sent once."""
+    _count(app)
+    _LosesTheAnswer(app, server, committed)
+    with pytest.raises(CommitUnknown, match="not known"):
+        app.send()
+    assert _count(app) == int(committed)
+    assert app.sweep().sent == int(committed)
+    assert len(smtp.messages) == int(committed)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_the_answer_to_a_claims_commit_is_lost(
+    app: MailApp, server: OwnServer, smtp: SmtpServer, committed: bool
+) -> None:
+    """What may have been claimed is not sent by guess: it waits for the end of that lease."""
+    app.send()
+    _LosesTheAnswer(app, server, committed)
+    with pytest.raises(CommitUnknown):
+        app.runtime.claims.take("default", 1)
+    assert _count(app, "status = 'sending'") == int(committed)
+    assert app.sweep().claimed == int(not committed)
+    if committed:
+        change = text("UPDATE deferred_mail_job SET due_at = 0")
+        app.runtime.database.write(lambda c: c.execute(change))
+        assert app.sweep().sent == 1
+    assert len(smtp.messages) == 1
+
+
+def test_web_requests_recover_by_themselves(
+    server: OwnServer, url: str, make_site: Callable[..., FaultSite]
+) -> None:
+    """Killed and restarted under a site: answered requests have their mail, later ones succeed."""
+    site = make_site(DEFERRED_MAIL_DATABASE_URI=url)
+    web = site.serve(workers=2)
+
+    def answers(name: str) -> bool:
+        answer = ask(web, f"/send?id={name}")
+        return answer is not None and answer.status == 200
+
+    kept = [f"before-{number}" for number in range(10) if answers(f"before-{number}")]
+    assert len(kept) == 10
+    server.crash()
+    assert not answers("away")
+    server.start()
+    numbers = iter(range(1000))
+    wait_until(lambda: answers(f"back-{next(numbers)}"), 30)
+    kept += [f"after-{number}" for number in range(10) if answers(f"after-{number}")]
+    assert len(kept) == 20, web.log()
+    site.sweep("--wait", "1").counts()
+    wait_until(lambda: set(kept) <= set(site.by_subject()), 40)
+    assert all(len(copies) == 1 for name, copies in site.by_subject().items() if name in kept)
