@@ -72,12 +72,7 @@ class Outbox:
         except SQLAlchemyError as error:
             raise self._database.backend.explain(error) from error
         crashpoints.reached("after-joined-insert")
-
-        def real(batch: Batch) -> None:
-            self._store.ring()
-            committed(batch)
-
-        batch = Batch(added, real)
+        batch = Batch(added, committed)
         if open_still:
             self._follow(whose, batch)
         else:
