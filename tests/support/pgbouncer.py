@@ -10,9 +10,9 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
+import pytest
 from sqlalchemy.engine import make_url
 
-from tests.support.services import require_service
 from tests.support.waiting import wait_until
 
 #: Where distributions put it, beside PATH.
@@ -26,7 +26,9 @@ class PgBouncer:
         program = os.environ.get("DEFERRED_MAIL_TEST_PGBOUNCER") or shutil.which(
             "pgbouncer", path=_PLACES
         )
-        require_service("pgbouncer", program is not None, "it is not installed")
+        if program is None:
+            # Not demanded in CI: what follows from its behaviour is tested without it as well.
+            pytest.skip("pgbouncer is not installed (DEFERRED_MAIL_TEST_PGBOUNCER names it)")
         server = make_url(url)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
