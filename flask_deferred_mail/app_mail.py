@@ -157,6 +157,7 @@ class AppMail:
             messages = [snapshot(message) for message in messages]
 
         def committed(batch: Batch) -> None:
+            self.runtime.jobs.ring()
             self._arrange(messages, submissions, batch.added, environ, suppressed)
 
         if not submissions:

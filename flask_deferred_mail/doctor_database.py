@@ -38,7 +38,8 @@ def examine_database(database: Database) -> Generator[Finding, None, bool]:
         )
         return False
     product, version = clean(condition.setup.product), condition.schema_version
-    yield Finding(Level.OK, "database", f"{shown} ({product}, tables of version {version})")
+    owner = ", owned by the application" if condition.application_owns else ""
+    yield Finding(Level.OK, "database", f"{shown} ({product}, tables of version {version}{owner})")
     if abs(condition.clock_ahead) > CLOCK_TOLERANCE:
         yield Finding(
             Level.WARN,

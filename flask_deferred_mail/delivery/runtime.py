@@ -30,6 +30,7 @@ from ..store.reports import Reports
 from ..store.sealing import Seals
 from ..store.setback import Longest, Setback
 from ..store.transport_state import TransportStates
+from ..store.waking import Bell, Waiter
 from ..transports import registry
 from ..transports.base import Transport
 from .attempt import Delivered, Deliverer, Listener
@@ -78,9 +79,10 @@ class Runtime:
         self.listener = listener
         self.host = socket.gethostname()
         self.database = database or Database(settings.database_uri)
-        self.jobs = JobStore(self.database, Seals(settings.encryption_keys))
+        self.bell = Bell(self.database)
+        self.jobs = JobStore(self.database, Seals(settings.encryption_keys), self.bell)
         self.outbox = Outbox(self.jobs)
-        self.changes = Changes(self.database)
+        self.changes = Changes(self.database, self.bell)
         self.reports = Reports(self.database)
         self.states = TransportStates(self.database)
         longest_retry = max(*settings.backoff, LONGEST_REST) * (1 + JITTER)
@@ -156,6 +158,7 @@ class Runtime:
             deliverer=self.deliverer,
             pacing=self.pacing,
             setback=self.setback,
+            waiter=Waiter(self.database),
             seen=lambda: self.reports.seen("sweep", self.host, self.pid),
             concurrency=concurrency,
             limit=limit,
@@ -212,6 +215,7 @@ class Runtime:
             atexit.unregister(self._at_exit)
         self.leases.stop()
         self.close_transports()
+        self.bell.close()
         self.database.close()
 
     def close_transports(self) -> None:

@@ -19,15 +19,14 @@ from ..store.changes import Changes
 from ..store.claims import Claim, Claims
 from ..store.reports import Reports
 from ..store.setback import Setback
+from ..store.waking import Waiter
 from .attempt import Delivered, Deliverer
 from .leases import Holding, LeaseKeeper, Phase
 from .pacing import Leave, Pacing, Rest
 from .pool import SenderPool
+from .rhythm import SHORTEST, Rhythm
 
 log = logging.getLogger("flask_deferred_mail.delivery")
-
-#: Seconds that an idle ``--wait`` sleeps at most before it looks again.
-LONGEST_PAUSE = 2.0
 
 #: Seconds between two notes that a sweep is at work.
 SHOWS_UP_EVERY = 20.0
@@ -68,6 +67,7 @@ class Sweep:
         deliverer: Deliverer,
         pacing: Pacing,
         setback: Setback,
+        waiter: Waiter,
         seen: Callable[[], None],
         concurrency: int = 4,
         limit: int | None = None,
@@ -80,6 +80,7 @@ class Sweep:
         self.deliverer = deliverer
         self.pacing = pacing
         self.setback = setback
+        self.waiter = waiter
         self.seen = seen
         self.concurrency = concurrency
         # Of one transport at a time: a claim costs as much for eight mails as for one, but what is
@@ -104,6 +105,7 @@ class Sweep:
         """Claim nothing more, finish what is being sent, give the rest back at once: others may
         send it while this pass still waits for a slow server."""
         self._stop.set()
+        self.waiter.stop()
         self._return_unstarted()
 
     def run(self, wait: float = 0.0) -> Counts:
@@ -112,19 +114,37 @@ class Sweep:
         :raises StoreError: the database failed; what was in hand is left to its lease.
         """
         end = time.monotonic() + wait
+        rhythm = Rhythm()
         try:
             while True:
-                claimed = self._claimed
+                before = self.counts.claimed - self.counts.returned
                 self._one_pass()
-                left = end - time.monotonic()
-                if left <= 0 or self._done():
+                worked = self.counts.claimed - self.counts.returned > before
+                if worked:
+                    rhythm.worked()
+                if not self._rest(end, rhythm, worked):
                     return self.counts
-                pause = min(left, self.reports.next_due_in() or LONGEST_PAUSE, LONGEST_PAUSE)
-                # What is due and was not claimed waits for a resting transport: no need to hurry.
-                self._stop.wait(max(pause, 0.05 if self._claimed > claimed else 1.0))
         finally:
+            self.waiter.close()
             self._finish()
             self.deliverer.on_written_off.remove(self._write_off)
+
+    def _rest(self, end: float, rhythm: Rhythm, worked: bool) -> bool:
+        """Sleep until there may be something for a pass; false: the time is over.
+
+        ``worked``: the last pass sent something, so what is due now is not what it had to leave.
+        """
+        while (left := end - time.monotonic()) > 0 and not self._done():
+            due_in = self.reports.next_due_in()
+            if due_in is not None and due_in <= 0 and worked:
+                self.waiter.wait(min(left, SHORTEST))
+                return True
+            pause = rhythm.pause(due_in, listening=self.waiter.listening)
+            if self.waiter.wait(min(left, pause)) or (due_in is not None and due_in <= pause):
+                return True
+            worked = True
+            self._show_up()
+        return False
 
     def _finish(self) -> None:
         self._return_unstarted()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -80,6 +81,9 @@ class Homes:
                 "which has one transaction at a time. Name a file"
             )
         theirs = _main_file(connection)
+        if not self._database.backend.application_owns and _is_new(ours):
+            # Tables of our own are made at first use, and this is it.
+            _ = self._database.engine
         return bool(theirs) and ours.exists() and os.path.samefile(theirs, ours)
 
 
@@ -91,6 +95,10 @@ def _main_file(connection: Connection) -> str:
     """The file of an SQLite connection; empty: it is in memory."""
     rows = connection.exec_driver_sql("PRAGMA database_list").all()
     return next((str(row[2] or "") for row in rows if row[1] == "main"), "")
+
+
+def _is_new(file: Path) -> bool:
+    return not file.exists() or file.stat().st_size == 0
 
 
 def _postgresql(connection: Connection) -> tuple[Any, ...]:

@@ -29,6 +29,7 @@ from .dialect import now, read_now
 from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
 from .schema import jobs
 from .statements import overdue
+from .waking import Bell
 
 Change = dict[str, Any]
 
@@ -40,8 +41,9 @@ class Changes:
     :raises IllegalTransition: its status does not allow it; the text says why.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, bell: Bell | None = None) -> None:
         self.database = database
+        self._bell = bell
 
     def cancel(self, job_id: int) -> Job:
         """End a mail that has not been sent. What was accepted already stays so."""
@@ -116,7 +118,10 @@ class Changes:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(change(row)))
             return _read(connection, job_id)
 
-        return self.database.write(work)
+        job = self.database.write(work)
+        if job.status is JobStatus.PENDING and self._bell is not None:
+            self._bell.ring()
+        return job
 
 
 def _read(connection: Connection, job_id: int) -> Job:

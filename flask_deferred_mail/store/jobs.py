@@ -27,6 +27,7 @@ from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
 from .schema import blobs, jobs
 from .sealing import Opener, Seals
 from .statements import Verdict
+from .waking import Bell
 
 log = logging.getLogger("flask_deferred_mail.store")
 
@@ -55,9 +56,12 @@ class Added:
 class JobStore:
     """Adds mails and records outcomes. Every write after a claim is fenced by its token."""
 
-    def __init__(self, database: Database, seals: Seals | None = None) -> None:
+    def __init__(
+        self, database: Database, seals: Seals | None = None, bell: Bell | None = None
+    ) -> None:
         self.database = database
         self.seals = seals or Seals()
+        self._bell = bell
 
     # -- recording --------------------------------------------------------------------------
 
@@ -79,8 +83,12 @@ class JobStore:
         crashpoints.reached("after-insert-commit")
         if added is None:
             return Added(self.same_key(submission, row["fingerprint"]), created=False)
-        claim = preleased(added, submission, token, leased_at) if lease is not None else None
-        return Added(statements.fresh_job(added, row, submission), created=True, claim=claim)
+        job = statements.fresh_job(added, row, submission)
+        if lease is not None:
+            claim = preleased(added, submission, token, leased_at)
+            return Added(job, created=True, claim=claim)
+        self.ring()
+        return Added(job, created=True)
 
     def add_many(self, submissions: Sequence[Submission]) -> list[Added]:
         """Record many mails in one transaction: all of them, or none.
@@ -94,12 +102,18 @@ class JobStore:
 
         ids = self.database.write(work)
         crashpoints.reached("after-insert-commit")
+        self.ring()
         return [
             Added(self.same_key(submission, row["fingerprint"]), created=False)
             if job_id is None
             else Added(statements.fresh_job(job_id, row, submission), created=True)
             for job_id, (submission, row, _) in zip(ids, prepared, strict=True)
         ]
+
+    def ring(self) -> None:
+        """Wake a sweep that waits, on this host or another: mail was committed that it may send."""
+        if self._bell is not None:
+            self._bell.ring()
 
     def written(self, submission: Submission) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The row of a mail and its attachments by digest, as they are to be stored.
@@ -270,7 +284,10 @@ class JobStore:
                 for claim in held
             )
 
-        return self.database.write(work, patience=patience) if held else 0
+        returned = self.database.write(work, patience=patience) if held else 0
+        if returned:
+            self.ring()
+        return returned
 
     def make_room(self, recipients: int) -> None:
         """Write as many bytes as the outcome of a mail to so many takes, and take them back.
@@ -356,7 +373,10 @@ class JobStore:
                 )
             return len(failed)
 
-        return self.database.write(work) if job_ids else 0
+        reopened = self.database.write(work) if job_ids else 0
+        if reopened:
+            self.ring()
+        return reopened
 
 
 _PAYLOAD = Prepared(select(jobs.c.payload).where(jobs.c.id == bindparam("job_")))

@@ -6,6 +6,7 @@ work: nothing of the caller's is flushed by it.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -40,6 +41,7 @@ class Outbox:
         #: The application's engine for our tables, where a session has several (``bind_key=``).
         self.engine: Engine | None = None
         self._homes = Homes(self._database)
+        self._lock = threading.Lock()
         self._sessions: weakref.WeakKeyDictionary[Session, SessionWatch] = (
             weakref.WeakKeyDictionary()
         )
@@ -70,12 +72,7 @@ class Outbox:
         except SQLAlchemyError as error:
             raise self._database.backend.explain(error) from error
         crashpoints.reached("after-joined-insert")
-
-        def real(batch: Batch) -> None:
-            self._store.ring()
-            committed(batch)
-
-        batch = Batch(added, real)
+        batch = Batch(added, committed)
         if open_still:
             self._follow(whose, batch)
         else:
@@ -94,7 +91,9 @@ class Outbox:
 
     def confirm(self) -> None:
         """Believe the commits of connections that have passed: nothing tells of them in time."""
-        for connection, watch in list(self._connections.items()):
+        with self._lock:
+            watched = list(self._connections.items())
+        for connection, watch in watched:
             if connection.get_transaction() is None:
                 watch.confirm()
 
@@ -110,14 +109,16 @@ class Outbox:
 
     def _follow(self, whose: Caller, batch: Batch) -> None:
         if isinstance(whose, Session):
-            session = self._sessions.get(whose)
-            if session is None:
-                session = self._sessions[whose] = SessionWatch(whose)
+            with self._lock:
+                session = self._sessions.get(whose)
+                if session is None:
+                    session = self._sessions[whose] = SessionWatch(whose)
             session.add(whose, batch)
         else:
-            connection = self._connections.get(whose)
-            if connection is None:
-                connection = self._connections[whose] = ConnectionWatch(whose)
+            with self._lock:
+                connection = self._connections.get(whose)
+                if connection is None:
+                    connection = self._connections[whose] = ConnectionWatch(whose)
             connection.add(whose, batch)
 
     # -- rows -------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ metadata = MetaData()
 _Id = BigInteger().with_variant(Integer, "sqlite")
 # MySQL's TEXT ends at 64 kB, and would cut what is longer.
 _Long = Text().with_variant(mysql.LONGTEXT(), *MYSQLS)
+_Data = LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQLS)
 
 # Full UTF-8, compared byte by byte: two keys that differ in case are two keys, as elsewhere.
 TABLE_OPTIONS: dict[str, Any] = {
@@ -217,7 +218,7 @@ blobs = Table(
     Column("digest", String(64), primary_key=True),
     Column("size", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
-    Column("data", LargeBinary(2**32 - 1), nullable=False),
+    Column("data", _Data, nullable=False),
     **TABLE_OPTIONS,
 )
 job_blobs = Table(

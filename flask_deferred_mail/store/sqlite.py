@@ -33,6 +33,9 @@ from .versions import Found
 
 log = logging.getLogger("flask_deferred_mail.store")
 
+#: The first that has generated columns.
+_OLDEST = (3, 31)
+
 #: Seconds for which another process may take to make the tables.
 _PATIENCE = 5.0
 
@@ -54,6 +57,11 @@ class SqliteBackend(Backend):
         )
 
     def bare_engine(self) -> Engine:
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise StoreError(
+                f"SQLite {sqlite3.sqlite_version} is too old; Python must be linked with 3.31 or "
+                "newer (generated columns), or DEFERRED_MAIL_DATABASE_URI name a database server"
+            )
         if self.path is not None:
             self._make_folder(Path(self.path).parent)
             _make_file(self.path)

@@ -20,6 +20,7 @@ from flask_deferred_mail.letter import Submission
 from flask_deferred_mail.store import schema, upgrading, versions
 from flask_deferred_mail.store.claims import Claims, Lease
 from flask_deferred_mail.store.database import Database
+from flask_deferred_mail.store.dialect import MYSQLS
 from flask_deferred_mail.store.inspection import Inspection
 from flask_deferred_mail.store.jobs import JobStore
 from flask_deferred_mail.store.reports import Reports
@@ -67,6 +68,8 @@ def structure(database: Database) -> dict[str, Any]:
 
 
 def _table(inspector: Any, name: str) -> dict[str, Any]:
+    mysql = inspector.dialect.name in MYSQLS
+
     def sorted_texts(entries: list[dict[str, Any]]) -> list[str]:
         return sorted(
             str(sorted((key, _text(value)) for key, value in entry.items())) for entry in entries
@@ -78,7 +81,7 @@ def _table(inspector: Any, name: str) -> dict[str, Any]:
         "indexes": sorted_texts(inspector.get_indexes(name)),
         "foreign keys": sorted_texts(inspector.get_foreign_keys(name)),
         "checks": sorted_texts(inspector.get_check_constraints(name)),
-        "options": str(inspector.get_table_options(name)),
+        "options": str(inspector.get_table_options(name)) if mysql else "",
     }
 
 

@@ -1,4 +1,4 @@
-"""An application with Flask-Migrate, in whose database our tables are, owned by us."""
+"""An application with Flask-Migrate, in whose database our tables are: owned by us, or by it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.databases import fresh_database
+from tests.support.databases import DATABASES, fresh_database
 
 APPLICATION = """
 import os
@@ -23,11 +23,12 @@ from flask_deferred_mail.migrations import include_name
 
 app = Flask(__name__)
 app.config["SQLALCHEMY_DATABASE_URI"] = os.environ["URL"]
-app.config["DEFERRED_MAIL_DATABASE_URI"] = os.environ["URL"]
+if not os.environ.get("OWNER"):
+    app.config["DEFERRED_MAIL_DATABASE_URI"] = os.environ["URL"]
 app.config["DEFERRED_MAIL_TRANSPORT"] = "null:"
 app.config["MAIL_DEFAULT_SENDER"] = "shop@example.com"
 db = SQLAlchemy(app)
-mail = DeferredMail(app)
+mail = DeferredMail(app, db=db) if os.environ.get("OWNER") else DeferredMail(app)
 configured = {"include_name": include_name} if os.environ.get("HELPER") else {}
 Migrate(app, db, **configured)
 
@@ -76,17 +77,23 @@ class Site:
         return list((self.folder / "migrations" / "versions").glob("*.py"))
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
-def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    """An application whose own tables are made and migrated; ours are there with a mail in them."""
+@pytest.fixture(params=DATABASES)
+def bare_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """An application whose database is empty."""
     with fresh_database(request.param, tmp_path) as url:
         site = Site(tmp_path, url)
         site.flask("db", "init")
-        site.flask("db", "migrate", HELPER="1")
-        site.flask("db", "upgrade", HELPER="1")
-        site.flask("mail", "init-db")
-        site.flask("mail", "test", "ann@example.com")
         yield site
+
+
+@pytest.fixture
+def site(bare_site: Site) -> Site:
+    """An application whose own tables are made and migrated; ours are there with a mail in them."""
+    bare_site.flask("db", "migrate", HELPER="1")
+    bare_site.flask("db", "upgrade", HELPER="1")
+    bare_site.flask("mail", "init-db")
+    bare_site.flask("mail", "test", "ann@example.com")
+    return bare_site
 
 
 def test_with_the_helper_our_tables_are_left_alone(site: Site) -> None:
@@ -105,3 +112,16 @@ def test_without_it_they_would_be_dropped(site: Site) -> None:
     proposed = site.migrate()
     assert "op.drop_table('deferred_mail_job')" in proposed
     assert "op.drop_table('deferred_mail_alembic_version')" in proposed
+
+
+def test_with_db_the_application_owns_them(bare_site: Site) -> None:
+    """Its first revision makes them, they serve, and the next has nothing to say of them."""
+    proposed = bare_site.migrate(OWNER="1")
+    assert "op.create_table('deferred_mail_job'" in proposed
+    assert "alembic_version" not in proposed
+    bare_site.flask("db", "upgrade", OWNER="1")
+    for command in ("init-db", "upgrade-db"):
+        assert "belong to the application" in bare_site.flask("mail", command, OWNER="1")
+    bare_site.flask("mail", "test", "ann@example.com", OWNER="1")
+    assert '"sent": 1' in bare_site.flask("mail", "status", "--json", OWNER="1")
+    assert bare_site.migrate(OWNER="1") == ""

@@ -446,6 +446,17 @@ def test_an_async_session_is_refused_by_name() -> None:
         caller(AsyncSession())
 
 
+def test_the_first_use_of_all_may_be_in_a_session(make_app: Make, tmp_path: Path) -> None:
+    """SQLite's tables are made then, as at any other first use."""
+    url = f"sqlite:///{tmp_path}/first.sqlite3"
+    site, engine = make_app("null:", DEFERRED_MAIL_DATABASE_URI=url), create_engine(url)
+    with Session(engine) as session:
+        job = site.send(session=session)
+        session.commit()
+    engine.dispose()
+    assert site.job(job).status == "pending"
+
+
 def test_another_database_raises_at_the_call(shop: Shop, tmp_path: Path) -> None:
     """A mail recorded there would never be sent."""
     engine = create_engine(f"sqlite:///{tmp_path}/elsewhere.sqlite3")

@@ -65,7 +65,7 @@ def test_a_mail_that_is_being_sent_cannot_be_cancelled(make_app: Make, smtp: Smt
     smtp.hold("dot")
     job = Visits(app.app)(lambda: app.mail.send_after_response(**HELLO))
     smtp.wait_held("dot")
-    with app.app.app_context(), pytest.raises(IllegalTransition, match="(being|about to be) sent"):
+    with app.app.app_context(), pytest.raises(IllegalTransition, match=r"(being|about to be) sent"):
         app.mail.cancel(job.id)
     smtp.release("dot")
     wait_until(lambda: is_sent(app, job))

@@ -126,6 +126,7 @@ def test_show_adds_the_attempts_with_exactly_the_documented_fields():
             "detail": "250 queued",
         }
     ]
+    assert shown.pop("content_deleted") is False
     assert shown == output.job_object(job())
 
 
