@@ -159,6 +159,12 @@ class PostgresqlBackend(ServerBackend):
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{UPGRADE_PATIENCE}s'")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock(hashtext('{_TURN}'))")
 
+    def judge(self, error: SQLAlchemyError) -> Trouble:
+        # A connection that could not be made has no code: the server is going, coming or away.
+        if isinstance(error, exc.OperationalError) and self._code(error) is None:
+            return Trouble.LOST
+        return super().judge(error)
+
     def _code(self, error: DBAPIError) -> object:
         return getattr(error.orig, "sqlstate", None)
 
