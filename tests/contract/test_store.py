@@ -338,7 +338,11 @@ def test_one_prober_at_a_time(store: Store) -> None:
 def test_a_newer_schema_is_left_alone(store: Store, url: str) -> None:
     """Tables of a version from the future: a clear text, and nothing touched."""
     store.add()
-    store.database.write(lambda c: c.execute(text("UPDATE deferred_mail_meta SET value = '99'")))
+    store.database.write(
+        lambda c: c.execute(
+            text("UPDATE deferred_mail_meta SET value = '99' WHERE name = 'schema'")
+        )
+    )
     other = Store(url)
     with pytest.raises(SchemaError, match="version 99"):
         other.add()
