@@ -1,9 +1,11 @@
 # Every target makes what it needs: a fresh clone and "make test" are enough.
 #   make test ARGS="-k hook"      arguments for pytest
 #   make test PYTHON=python3.13   the interpreter for a new environment
+#   make test JOBS=0              one test after the other, in one process
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
+JOBS ?= 4
 
 run = $(VENV)/bin/python -m
 installed = $(VENV)/.installed
@@ -21,7 +23,7 @@ serve: $(installed) ## Run the example site, with a page that shows its mail
 	@$(run) example_app.serve $(ARGS)
 
 test: $(installed) ## Run the tests
-	@$(run) pytest $(ARGS)
+	@$(run) pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 bench: $(installed) ## Measure speed; prints figures (ARGS=--quick for a short look)
 	@$(run) tests.benchmarks $(ARGS)

@@ -18,15 +18,15 @@ from functools import partial
 from typing import Any, Protocol
 
 from . import signals
-from .delivery.attempt import Attempted
 from .delivery.dispatcher import Ticket
 from .delivery.runtime import Runtime
-from .dispatched import dispatched_message, snapshot
-from .errors import ConfigurationError, DeferredMailError, NotCommitted
-from .job import Job, JobStatus
+from .dispatched import snapshot
+from .errors import ConfigurationError, NotCommitted
+from .job import Job
 from .letter import Submission
 from .message import Defaults, Message
 from .settings import Settings, suppresses
+from .signal_listener import SignalListener
 from .store.application_database import ApplicationDatabase
 from .store.fate import Batch, Fate
 from .store.jobs import Added
@@ -89,7 +89,7 @@ class AppMail:
             return self._runtime
 
     def _made_runtime(self) -> Runtime:
-        listener = _Signals(self)
+        listener = SignalListener(self.signal, lambda job_id: self.runtime.jobs.get(job_id))
         if self._database is None:
             return Runtime(self.settings, self.app.app_context, listener)
         with self.app.app_context():
@@ -337,60 +337,6 @@ class _Batch:
 
     def __call__(self) -> None:
         apart(self.state.runtime.deliver_inline, self.job_ids)
-
-
-class _Signals:
-    """Tells receivers what happened, in a fresh app context; reads the job only if any listens."""
-
-    def __init__(self, state: AppMail) -> None:
-        self.state = state
-
-    def attempted(self, event: Attempted) -> None:
-        try:
-            self._attempted(event)
-        except Exception:
-            # The outcome is written; whatever breaks now must not make it look otherwise.
-            log.exception("mail %d: telling of its attempt broke", event.job_id)
-
-    def _attempted(self, event: Attempted) -> None:
-        after = _AFTER.get(event.status)
-        heard = [signals.mail_attempted, *after] if after else [signals.mail_attempted]
-        if event.accepted:
-            heard.append(signals.email_dispatched)
-        heard = [signal for signal in heard if signal.receivers]
-        if not heard:
-            return
-        try:
-            job = self.state.runtime.jobs.get(event.job_id)
-        except DeferredMailError as error:
-            log.error("mail %d: no signal of its attempt: %s", event.job_id, error)
-            return
-        for signal in heard:
-            self.state.signal(signal, job=job, **_details(signal, event))
-
-    def gave_up(self, job: Job) -> None:
-        self.state.signal(signals.mail_failed, job=job)
-
-    def backlog(self, oldest: Job) -> None:
-        self.state.signal(signals.mail_backlog, job=oldest)
-
-
-def _details(signal: Any, event: Attempted) -> dict[str, Any]:
-    """What a signal carries besides ``job``."""
-    if signal is signals.mail_attempted:
-        return {"attempt": event.note}
-    if signal is signals.email_dispatched:
-        return {"message": event.letter and dispatched_message(event.letter)}
-    return {}
-
-
-_AFTER: Mapping[JobStatus, tuple[Any, ...]] = {
-    JobStatus.PENDING: (signals.mail_retry_scheduled,),
-    JobStatus.FAILED: (signals.mail_failed,),
-    JobStatus.PARTIAL: (signals.mail_failed,),
-    JobStatus.EXPIRED: (signals.mail_failed,),
-    JobStatus.HELD: (signals.mail_held,),
-}
 
 
 def apart(work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -24,6 +24,8 @@ from flask import (
     request,
     request_tearing_down,
 )
+from flask.cli import AppGroup
+from werkzeug.utils import import_string
 
 from .app_mail import AppMail
 from .dispatched import mailbox
@@ -116,6 +118,9 @@ class DeferredMail:
         request_tearing_down.connect(_request_ends, app)
         appcontext_tearing_down.connect(_context_ends, app)
         app.wsgi_app = AfterResponse(app.wsgi_app)  # type: ignore[method-assign] # as Flask advises
+        for name in _GROUPS:
+            if name not in app.cli.commands:
+                app.cli.add_command(_Commands(name, help="Look at and act on recorded mail."))
         self._stand_in(app, settings)
 
     def _stand_in(self, app: Flask, settings: Settings) -> None:
@@ -293,6 +298,27 @@ class DeferredMail:
 
 
 Mail = DeferredMail
+
+#: The names of our commands, where an application has none of that name.
+_GROUPS = ("mail", "deferred-mail")
+
+
+class _Commands(AppGroup):
+    """``flask mail`` for ``app.test_cli_runner()``, which knows no entry points.
+
+    Found by name when it is asked for, as the entry point is: nothing here imports upwards.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        commands: list[str] = self._found().list_commands(ctx)
+        return commands
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return self._found().get_command(ctx, cmd_name)
+
+    @staticmethod
+    def _found() -> Any:
+        return import_string("flask_deferred_mail.cli:mail_group")
 
 
 def send_after_response(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -190,3 +191,22 @@ def test_webhooks_are_refused_until_they_are_there(make_app: Make) -> None:
     """An application that registers them learns why it cannot."""
     with pytest.raises(NotYetAvailable, match="webhooks"):
         _ = make_app("null:").mail.webhooks
+
+
+@pytest.mark.parametrize("group", ["mail", "deferred-mail"])
+def test_the_commands_are_found_by_the_apps_own_test_runner(make_app: Make, group: str) -> None:
+    """``app.test_cli_runner()`` knows no entry points; the commands are in ``app.cli`` as well."""
+    app = make_app("null:")
+    app.send()
+    result = app.app.test_cli_runner().invoke(args=[group, "sweep", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["sent"] == 1
+
+
+def test_an_applications_own_group_of_that_name_stays(tmp_path: Path) -> None:
+    """Ours gives way, and is found under ``deferred-mail``."""
+    app = Flask(__name__, instance_path=str(tmp_path))
+    own = app.cli.group("mail")(lambda: None)
+    DeferredMail(app)
+    assert app.cli.commands["mail"] is own
+    assert "deferred-mail" in app.cli.commands

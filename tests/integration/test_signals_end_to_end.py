@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import current_app, g, has_request_context
 
-from flask_deferred_mail import Job, Message, app_mail, signals
+from flask_deferred_mail import Job, Message, signal_listener, signals
 from flask_deferred_mail.store.statements import AttemptNote
 from tests.support.mail_app import MailApp
 from tests.support.smtp_script import Drop
@@ -330,7 +330,7 @@ def test_a_message_that_cannot_be_shown_does_not_undo_the_outcome(
     def broken(_letter: object) -> Message:
         raise ValueError("no such date")
 
-    monkeypatch.setattr(app_mail, "dispatched_message", broken)
+    monkeypatch.setattr(signal_listener, "dispatched_message", broken)
     with app.app.app_context():
         job = app.mail.send_now(**HELLO)
     assert job.status == "sent"

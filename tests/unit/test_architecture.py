@@ -28,7 +28,15 @@ PACKAGE = "flask_deferred_mail"
 SOURCES = sorted((ROOT / PACKAGE).rglob("*.py"))
 
 #: Height of each part; what is not named is a value, at the bottom.
-HEIGHT = {"store": 1, "transports": 1, "delivery": 2, "wsgi": 0, "app_mail": 3, "extension": 3}
+HEIGHT = {
+    "store": 1,
+    "transports": 1,
+    "delivery": 2,
+    "wsgi": 0,
+    "signal_listener": 3,
+    "app_mail": 3,
+    "extension": 3,
+}
 HEIGHT |= {"__init__": 4, "cli": 4, "web": 4, "testing": 4, "migrations": 4}
 #: The commands, and what they print: the only modules that know click.
 COMMANDS = frozenset({"cli", "cli_command", "cli_sending", "cli_looking", "cli_changing"})
