@@ -26,7 +26,8 @@ from ..errors import (
 from ..job import JobRecipient, RecipientStatus
 from ..letter import Letter, Recipient
 from ..outcome import Fate, FaultKind, Outcome, RecipientResult, ServerNote
-from ..store.jobs import JobStore
+from ..store.database import PATIENCE
+from ..store.jobs import OUTCOME_PATIENCE, JobStore
 from ..transports.base import Call, Transport
 from .leases import LOST, Holding
 from .pacing import Pacing
@@ -276,7 +277,13 @@ class Calls:
         outcome, which is tried for longer.
         """
         try:
-            ours = self.tools.store.progress(self.claim, self.recipients, self.generation)
+            ours = self.tools.store.progress(
+                self.claim,
+                self.recipients,
+                self.generation,
+                # Somebody waits for a budgeted attempt; what is known goes with the outcome then.
+                PATIENCE if self.budgeted else OUTCOME_PATIENCE,
+            )
         except StoreError as error:
             log.error("mail %d: its progress cannot be written: %s", self.claim.job_id, error)
             self.interrupted = True
