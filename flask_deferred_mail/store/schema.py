@@ -40,7 +40,7 @@ from .dialect import MYSQLS, Derived
 
 #: Version of the tables as this code knows them. Whoever changes the tables of a released version
 #: raises it, and writes the revision that leads there (``migrations/versions``).
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 PREFIX = "deferred_mail_"
 
@@ -210,6 +210,8 @@ recipients = Table(
     **TABLE_OPTIONS,
 )
 Index(f"{PREFIX}recipient_address", recipients.c.address, recipients.c.job_id)
+# Serves webhooks, which name a mail by the number that the provider gave it.
+Index(f"{PREFIX}recipient_provider", recipients.c.provider_message_id)
 
 # Attachments, stored once per distinct content.
 blobs = Table(
@@ -249,8 +251,96 @@ transports = Table(
     Column("wide_job", _Id),
     # Mails in a row that failed as wrongly configured, as JSON.
     Column("config_jobs", Text),
+    # Since when, and by whom, it is kept from sending until somebody lets it go on.
+    Column("paused_at", Double),
+    Column("paused_by", String(255)),
+    # After an outage: senders that may use it at once, and when that last grew. NULL: no cap.
+    Column("ramp", Integer),
+    Column("ramp_at", Double),
     **TABLE_OPTIONS,
 )
+
+# What a limited transport may still send: one bucket of tokens per limit, shared by all hosts.
+limits = Table(
+    f"{PREFIX}limit",
+    metadata,
+    Column("transport", String(64), primary_key=True),
+    # Length in seconds of the limit's window: 1, 60, 3600, 86400.
+    Column("seconds", Integer, primary_key=True, autoincrement=False),
+    Column("tokens", Double, nullable=False),
+    Column("filled_at", Double, nullable=False),
+    **TABLE_OPTIONS,
+)
+
+# What providers report of mails that they took. A report is kept even if nothing is known of its
+# mail yet: it may be here before the row's own outcome.
+events = Table(
+    f"{PREFIX}event",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    # Of the transport and the provider's own number of the event: the same one comes twice.
+    Column("digest", String(64), nullable=False),
+    Column("transport", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("bounce_type", String(8)),
+    Column("received_at", Double, nullable=False),
+    Column("occurred_at", Double),
+    # NULL: no mail of ours was found for it so far.
+    Column("job_id", _Id),
+    Column("address", String(320)),
+    Column("provider_message_id", String(255)),
+    # What our own request said of the mail, if the provider gave it back.
+    Column("reference", String(100)),
+    Column("message_id", Text),
+    Column("detail", Text, nullable=False),
+    # Further facts, as JSON: URL, user agent, tags, metadata.
+    Column("data", _Long, nullable=False),
+    **TABLE_OPTIONS,
+)
+Index(f"{PREFIX}event_digest", events.c.digest, unique=True)
+Index(f"{PREFIX}event_job", events.c.job_id, events.c.id)
+# Serves ``purge`` of what never found its mail.
+Index(f"{PREFIX}event_received", events.c.received_at)
+
+# Addresses that are not mailed any more, and why.
+suppressions = Table(
+    f"{PREFIX}suppression",
+    metadata,
+    # Of address, scope and reason: one row for each.
+    Column("digest", String(64), primary_key=True),
+    Column("address", String(320), nullable=False),
+    # The scope: the sender's domain and the tenant, each empty for all.
+    Column("domain", String(255), nullable=False, server_default=""),
+    Column("tenant", String(100), nullable=False, server_default=""),
+    # Of an unsubscribe: the tag that it is for; empty: everything.
+    Column("tag", String(255), nullable=False, server_default=""),
+    Column("reason", String(20), nullable=False),
+    Column("source", String(64), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    # NULL: for ever.
+    Column("expires_at", Double),
+    **TABLE_OPTIONS,
+)
+Index(f"{PREFIX}suppression_address", suppressions.c.address)
+
+# Recipients whom a server called unknown: two of these a day apart make a suppression, too many at
+# once an alarm.
+refusals = Table(
+    f"{PREFIX}refusal",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("address", String(320), nullable=False),
+    Column("domain", String(255), nullable=False),
+    Column("tenant", String(100), nullable=False, server_default=""),
+    Column("transport", String(64), nullable=False),
+    Column("job_id", _Id, nullable=False),
+    Column("refused_at", Double, nullable=False),
+    Column("detail", Text, nullable=False),
+    **TABLE_OPTIONS,
+)
+Index(f"{PREFIX}refusal_address", refusals.c.address, refusals.c.refused_at)
+Index(f"{PREFIX}refusal_time", refusals.c.transport, refusals.c.refused_at)
 
 # Who was seen last, and when: ``sweep`` is what people forget.
 sightings = Table(

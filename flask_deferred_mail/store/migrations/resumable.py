@@ -25,6 +25,12 @@ def create_index(name: str, table: str, columns: Sequence[str], **how: Any) -> N
         op.create_index(name, table, list(columns), **how)
 
 
+def create_table(name: str, *columns: Column[Any], **how: Any) -> None:
+    """Make a table, unless it is there."""
+    if not inspect(op.get_bind()).has_table(name):
+        op.create_table(name, *columns, **how)
+
+
 def add_column(table: str, column: Column[Any]) -> None:
     """Add a column, unless it is there."""
     if column.name not in {entry["name"] for entry in inspect(op.get_bind()).get_columns(table)}:
