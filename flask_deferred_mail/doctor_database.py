@@ -109,6 +109,14 @@ def _waking(database: Database) -> Iterator[Finding]:
             "fine if that is soon enough; else give `flask mail sweep --wait` a "
             "DEFERRED_MAIL_DATABASE_URI that leads past the pooler, or to one in session mode",
         )
+        if "prepare_threshold" in database.backend.url.query:
+            yield Finding(
+                Level.FAIL,
+                "database",
+                "prepare_threshold is set, and a pooler in transaction mode loses or exchanges "
+                "prepared statements",
+                "take it out of the database's URL",
+            )
 
 
 def _writing(inspection: Inspection) -> Finding:

@@ -70,7 +70,7 @@ class ServerBackend(Backend):
                 pool_size=5,
                 max_overflow=45,
                 pool_timeout=30,
-                connect_args=dict(self.connect_args),
+                connect_args=self.connection_options(),
             )
         except ModuleNotFoundError as error:
             raise StoreError(
@@ -80,6 +80,10 @@ class ServerBackend(Backend):
         event.listen(engine, "checkin", _note_idle)
         event.listen(engine, "checkout", _look_if_idle)
         return engine
+
+    def connection_options(self) -> dict[str, Any]:
+        """What the driver is told, beside what the URL says."""
+        return dict(self.connect_args)
 
     @contextmanager
     def writing(self, engine: Engine) -> Iterator[Connection]:
@@ -144,6 +148,15 @@ class PostgresqlBackend(ServerBackend):
     # connection_exception and its kind, admin_shutdown, crash_shutdown, cannot_connect_now
     _lost = frozenset({"08000", "08003", "08006", "08001", "57P01", "57P02", "57P03"})
     _missing = frozenset({"42P01", "42703"})
+
+    def connection_options(self) -> dict[str, Any]:
+        # After a few runs psycopg prepares a statement on the server, by a name of its own. Behind
+        # a pooler of transactions the next transaction is on another connection: there the name
+        # means nothing, or another process's statement. So: not unless the URL asks for it.
+        asked = self.url.query.get("prepare_threshold")
+        if asked is not None and not (isinstance(asked, str) and asked.isdecimal()):
+            raise StoreError(f"{self.shown}: prepare_threshold takes one whole number")
+        return {**self.connect_args, "prepare_threshold": int(asked) if asked else None}
 
     def setup(self, connection: Connection) -> Setup:
         def ask(name: str) -> str:
