@@ -58,6 +58,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
     yield from _transports(patient, works)
     if works:
         yield from examine_savepoints(patient.runtime.outbox)
+        yield from _keys(patient)
         yield from _clock(patient)
         yield from _queue(patient)
 
@@ -238,6 +239,20 @@ def _orphans(inspection: Inspection, configured: Mapping[str, TransportSpec]) ->
                 f"transport {clean(name)}",
                 f"{counted(number, 'mail')} to leave by it, and it is not configured",
                 "keep a transport in DEFERRED_MAIL_TRANSPORTS as long as mail for it is waiting",
+            )
+
+
+def _keys(patient: Patient) -> Iterator[Finding]:
+    seals = patient.runtime.jobs.seals
+    needed = Inspection(patient.runtime.database).keys_needed()
+    for key_id, number in sorted(needed.items()):
+        if not seals.knows(key_id):
+            yield Finding(
+                Level.FAIL,
+                "encryption",
+                f"{counted(number, 'mail')} to leave encrypted with a key (id {clean(key_id)}) "
+                "that is not configured here",
+                "add it to DEFERRED_MAIL_ENCRYPTION_KEYS, behind the first one",
             )
 
 

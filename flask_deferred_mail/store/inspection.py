@@ -18,9 +18,13 @@ from ..job import Job, JobStatus
 from .backend import Backend, Setup
 from .database import Database
 from .dialect import now, read_now
-from .payload import FORMAT
+from .payload import FORMAT, SEALED
 from .rows import JOB_COLUMNS, job_from
 from .schema import SCHEMA_VERSION, jobs, meta
+from .sealing import BEGINNING, key_id_of
+
+#: Waiting mails whose encryption key is looked at; each look reads the beginning of a body.
+BODIES_LOOKED_AT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,23 @@ class Inspection:
         )
         rows = self.database.read(lambda c: c.execute(query).all())
         return {row.transport: row.number for row in rows}
+
+    def keys_needed(self) -> dict[str, int]:
+        """The ids of the encryption keys that waiting mail needs, each with how many mails that
+        are, among the first :data:`BODIES_LOOKED_AT`.
+        """
+        waiting = (
+            select(func.substr(jobs.c.payload, 1, BEGINNING).label("beginning"))
+            .where(jobs.c.queue.isnot(None), jobs.c.format == SEALED)
+            .limit(BODIES_LOOKED_AT)
+            .subquery()
+        )
+        query = select(waiting.c.beginning, func.count().label("number")).group_by(
+            waiting.c.beginning
+        )
+        rows = self.database.read(lambda c: c.execute(query).all())
+        found = {key_id_of(row.beginning or ""): row.number for row in rows}
+        return {key: number for key, number in found.items() if key is not None}
 
     def standing(self, job_id: int) -> Standing:
         """All that decides when this mail may leave.

@@ -11,8 +11,10 @@ from sqlalchemy import select, update
 
 from flask_deferred_mail.errors import KeyMissing, StoreError
 from flask_deferred_mail.letter import Letter, Part, Submission
+from flask_deferred_mail.store.changes import Changes
 from flask_deferred_mail.store.claims import Claim, Claims, Lease
 from flask_deferred_mail.store.database import Database
+from flask_deferred_mail.store.inspection import Inspection
 from flask_deferred_mail.store.jobs import JobStore
 from flask_deferred_mail.store.schema import blobs, job_blobs, jobs
 from flask_deferred_mail.store.sealing import Seals
@@ -155,3 +157,18 @@ def test_many_mails_are_encrypted_too(database: Database) -> None:
     assert SECRET.encode() not in everything(database)
     found = {store(database, OTHER).load(claimed(database)).subject for _ in letters}
     assert found == {"0", "1", "2"}
+
+
+def test_the_keys_that_waiting_mail_needs_are_known_by_their_ids(database: Database) -> None:
+    """Counted for each key; plain mail and mail that has ended need none."""
+    plain, old, new = (store(database, *keys) for keys in ((), (OLD,), (NEW, OLD)))
+    for jobs_of, number in ((plain, 1), (old, 2), (new, 3)):
+        for _ in range(number):
+            jobs_of.add(Submission(a_secret_letter()))
+    needed = Inspection(database).keys_needed()
+    assert sorted(needed.values()) == [2, 3]
+    assert all(new.seals.knows(key_id) for key_id in needed)
+    assert [needed[key_id] for key_id in needed if old.seals.knows(key_id)] == [2]
+    for job_id in range(1, 7):
+        Changes(database).cancel(job_id)
+    assert Inspection(database).keys_needed() == {}

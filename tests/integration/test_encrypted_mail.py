@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from flask_deferred_mail.cli import mail_group
 from tests.support.mail_app import MailApp
 from tests.support.smtp_server import SmtpServer
 
@@ -45,3 +46,22 @@ def test_a_sender_without_the_key_gives_the_mail_back(
     other = keyless.send("bob@example.com")
     assert keyless.sweep().sent == 1, "the transport does not rest for it"
     assert keyless.job(other).status == "sent"
+
+
+def test_doctor_tells_of_mail_whose_key_is_not_configured_here(
+    make_app: Make, smtp: SmtpServer
+) -> None:
+    """How many mails, the key by its id, and what to do; nothing where the key is there."""
+    keyed = make_app(smtp.url(), DEFERRED_MAIL_ENCRYPTION_KEYS=[KEY])
+    for _ in range(2):
+        keyed.send(body=SECRET)
+    other = base64.urlsafe_b64encode(b"o" * 32).decode()
+    for app, told in (
+        (keyed, False),
+        (make_app(smtp.url()), True),
+        (make_app(smtp.url(), DEFERRED_MAIL_ENCRYPTION_KEYS=[other, KEY]), False),
+        (make_app(smtp.url(), DEFERRED_MAIL_ENCRYPTION_KEYS=[other]), True),
+    ):
+        output = app.app.test_cli_runner().invoke(mail_group, ["doctor"]).output
+        assert ("2 mails to leave encrypted with a key (id " in output) == told, output
+        assert KEY not in output
