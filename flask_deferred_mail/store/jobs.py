@@ -19,6 +19,7 @@ from ..errors import CommitUnknown, ContentLost, JobNotFound, StoreError
 from ..job import Job, JobRecipient, JobStatus, RecipientStatus
 from ..letter import Letter, Submission
 from . import payload, statements
+from .bulk import insert_rows
 from .claims import Claim, Lease, new_token, preleased
 from .database import PATIENCE, Database
 from .dialect import insert_or_ignore, now
@@ -98,7 +99,12 @@ class JobStore:
         prepared = [(s, *self.written(s)) for s in submissions]
 
         def work(connection: Connection) -> list[int | None]:
-            return [self._insert_with_blobs(connection, row, pieces) for _, row, pieces in prepared]
+            numbers = insert_rows(connection, [row for _, row, _ in prepared])
+            for number, (_, _, pieces) in zip(numbers, prepared, strict=True):
+                if number is not None and pieces:
+                    statements.insert_blobs(connection, number, pieces)
+            crashpoints.reached("before-insert-commit")
+            return numbers
 
         ids = self.database.write(work)
         crashpoints.reached("after-insert-commit")

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from .. import crashpoints
 from ..job import Job
 from ..letter import Submission
-from . import schema, statements
+from . import bulk, schema, statements
 from .application_database import savepoints_hold
 from .caller import Caller, Homes, caller, in_transaction
 from .connection_watch import ConnectionWatch
@@ -125,9 +125,7 @@ class Outbox:
 
     def _insert(self, connection: Connection, prepared: list[_Prepared]) -> list[Added]:
         if len(prepared) > 1 and all(row["key"] is None for _, row, _ in prepared):
-            ids: Sequence[int | None] = statements.insert_rows_of_caller(
-                connection, [row for _, row, _ in prepared]
-            )
+            ids = bulk.insert_rows_of_caller(connection, [row for _, row, _ in prepared])
         else:
             ids = [self._insert_one(connection, row) for _, row, _ in prepared]
         for job_id, (_, _, pieces) in zip(ids, prepared, strict=True):

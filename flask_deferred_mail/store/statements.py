@@ -110,19 +110,8 @@ def insert_row(connection: Connection, row: dict[str, Any]) -> int | None:
 def insert_row_of_caller(connection: Connection, row: dict[str, Any]) -> int | None:
     """:func:`insert_row` on a connection that is not ours, by SQLAlchemy's own ways."""
     dialect = connection.dialect.name
-    statement = _insert_of_caller(dialect, keyed=row["key"] is not None)
+    statement = insert_of_caller(dialect, keyed=row["key"] is not None)
     return _number_of_new_row(dialect, row, lambda: connection.execute(statement, row))
-
-
-def insert_rows_of_caller(connection: Connection, rows: list[dict[str, Any]]) -> list[int]:
-    """The numbers of many new rows without keys, in as few statements as the database allows."""
-    dialect = connection.dialect
-    if not dialect.insert_executemany_returning_sort_by_parameter_order:
-        return [number for row in rows if (number := insert_row_of_caller(connection, row))]
-    statement = _insert_of_caller(dialect.name, keyed=False).returning(
-        jobs.c.id, sort_by_parameter_order=True
-    )
-    return [int(number) for number in connection.scalars(statement, rows)]
 
 
 def _number_of_new_row(
@@ -133,13 +122,18 @@ def _number_of_new_row(
     except IntegrityError as error:
         # MySQL: the statement is undone, the transaction around it goes on. (Its own giving-way
         # INSERT does not tell whether it gave way.)
-        if row["key"] is None or error.orig is None or error.orig.args[:1] != (_DUPLICATE_ENTRY,):
+        if row["key"] is None or not is_key_taken(error):
             raise
         return None
     if dialect == "sqlite":
         return int(result.lastrowid) if result.rowcount else None
     inserted = result.inserted_primary_key
     return int(inserted[0]) if inserted is not None else None
+
+
+def is_key_taken(error: IntegrityError) -> bool:
+    """Whether MariaDB or MySQL says with this error that there is such a key."""
+    return error.orig is not None and error.orig.args[:1] == (_DUPLICATE_ENTRY,)
 
 
 #: MySQL's ER_DUP_ENTRY.
@@ -279,7 +273,8 @@ def _insert_with_key(dialect: str) -> Prepared:
 
 
 @cache
-def _insert_of_caller(dialect: str, *, keyed: bool) -> Any:
+def insert_of_caller(dialect: str, *, keyed: bool) -> Any:
+    """The INSERT of a row as SQLAlchemy runs it, for values of :func:`new_row`."""
     times = _TIMES
     if dialect == "sqlite":
         # Its connections do not know our clock function, and ``now_`` is always given.
