@@ -1,41 +1,26 @@
-"""Who has an account: one table in SQLite, passwords hashed, reset links signed."""
+"""Who has an account and who was invited: two tables, passwords hashed, reset links signed."""
 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from flask import current_app
 from itsdangerous import BadSignature, URLSafeTimedSerializer
+from sqlalchemy import ForeignKey, Index, Select, func, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
 from werkzeug.security import check_password_hash, generate_password_hash
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS account (
-    id            INTEGER PRIMARY KEY,
-    name          TEXT NOT NULL,
-    email         TEXT NOT NULL UNIQUE COLLATE NOCASE,
-    password_hash TEXT NOT NULL
-)
-"""
+from .database import db
 
 
-class EmailTaken(Exception):
-    """There is an account with this address already."""
+class Account(db.Model):  # type: ignore[name-defined,misc] # made by Flask-SQLAlchemy
+    """Somebody who signed up. An address can be used once, in whatever case it is typed."""
 
-
-@dataclass(frozen=True)
-class Account:
-    """One row of the table."""
-
-    id: int
-    name: str
-    email: str
-    password_hash: str
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    email: Mapped[str]
+    password_hash: Mapped[str]
 
     @property
     def seal(self) -> str:
@@ -43,67 +28,54 @@ class Account:
         return hashlib.sha256(self.password_hash.encode()).hexdigest()[:16]
 
 
-class Accounts:
-    """The table, inside one transaction. Made by :func:`open_accounts`."""
+class Invitation(db.Model):  # type: ignore[name-defined,misc] # as above
+    """An address that somebody invited. Nobody is invited twice."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def add(self, name: str, email: str, password_hash: str) -> Account:
-        """Make an account. Raises :class:`EmailTaken`."""
-        try:
-            cursor = self._connection.execute(
-                "INSERT INTO account (name, email, password_hash) VALUES (?, ?, ?)",
-                (name, email, password_hash),
-            )
-        except sqlite3.IntegrityError:
-            raise EmailTaken(email) from None
-        return Account(cursor.lastrowid or 0, name, email, password_hash)
-
-    def with_id(self, account_id: int) -> Account | None:
-        """The account with this id, if there is one."""
-        return self._one("id = ?", account_id)
-
-    def with_email(self, email: str) -> Account | None:
-        """The account with this address, in whatever case it was typed."""
-        return self._one("email = ?", email)
-
-    def set_password(self, account_id: int, password_hash: str) -> None:
-        """Replace the password of one account."""
-        self._connection.execute(
-            "UPDATE account SET password_hash = ? WHERE id = ?", (password_hash, account_id)
-        )
-
-    def _one(self, condition: str, value: object) -> Account | None:
-        row = self._connection.execute(
-            f"SELECT id, name, email, password_hash FROM account WHERE {condition}", (value,)
-        ).fetchone()
-        return Account(*row) if row else None
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str]
+    account_id: Mapped[int] = mapped_column(ForeignKey(Account.id))
 
 
-@contextmanager
-def open_accounts(*, write: bool = False) -> Iterator[Accounts]:
-    """One transaction: committed when the block ends well, rolled back when it raises."""
-    path = Path(current_app.instance_path) / "accounts.sqlite3"
-    with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
-        connection.execute(SCHEMA)
-        # A transaction that reads first and writes later can find the lock taken in between, and
-        # SQLite then refuses without waiting. One that will write says so when it begins.
-        connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-        try:
-            yield Accounts(connection)
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+for model in (Account, Invitation):
+    Index(f"{model.__tablename__}_email", func.lower(model.email), unique=True)
+
+
+def account_with_id(account_id: int) -> Account | None:
+    """The account with this id, if there is one."""
+    return find(select(Account).where(Account.id == account_id))
+
+
+def account_with_email(email: str) -> Account | None:
+    """The account with this address, in whatever case it was typed."""
+    return find(select(Account).where(func.lower(Account.email) == func.lower(email)))
+
+
+def find(query: Select[tuple[Account]]) -> Account | None:
+    """One account, as it is now; looked up in a short transaction beside ``db.session``.
+
+    On SQLite, a transaction that reads first may not write once somebody else has, and is told so
+    at once, however long it would wait. So ``db.session`` is kept for what begins with writing.
+    """
+    with Session(db.engine) as session:
+        return session.scalar(query)
 
 
 def sign_in(email: str, password: str) -> Account | None:
     """The account, if address and password fit. Takes as long for an address nobody has."""
-    with open_accounts() as accounts:
-        account = accounts.with_email(email)
+    account = account_with_email(email)
     fits = check_password_hash(account.password_hash if account else _nobodys_hash(), password)
     return account if account and fits else None
+
+
+def set_password(account: Account, password: str) -> bool:
+    """Replace the password, and commit. False: somebody else has just done so."""
+    changed = db.session.execute(
+        update(Account)
+        .where(Account.id == account.id, Account.password_hash == account.password_hash)
+        .values(password_hash=generate_password_hash(password))
+    )
+    db.session.commit()
+    return changed.rowcount == 1
 
 
 def reset_token(account: Account) -> str:
@@ -119,8 +91,7 @@ def account_of_token(token: str) -> Account | None:
         )
     except BadSignature:
         return None
-    with open_accounts() as accounts:
-        account = accounts.with_id(account_id)
+    account = account_with_id(account_id)
     return account if account and account.seal == seal else None
 
 

@@ -15,9 +15,10 @@ from werkzeug.exceptions import HTTPException
 from flask_deferred_mail import DeferredMail
 from flask_deferred_mail.errors import StoreError
 
-from . import forms, inbox, views
+from . import database, forms, inbox, views
 
-mail = DeferredMail()
+#: Its tables are in our own database: a mail can be part of the transaction that it is about.
+mail = DeferredMail(db=database.db)
 
 #: Pages load nothing but our own style sheet and stand in nobody's frame.
 PAGE_POLICY = (
@@ -31,8 +32,8 @@ def create_app(
 ) -> Flask:
     """The example site.
 
-    ``config`` overrides single settings. ``instance_path`` is the folder that holds the accounts,
-    the recorded mail and the secret key; else ``EXAMPLE_INSTANCE_PATH`` of the environment, else
+    ``config`` overrides single settings. ``instance_path`` is the folder that holds the secret
+    key and, on SQLite, the database; else ``EXAMPLE_INSTANCE_PATH`` of the environment, else
     Flask's own choice.
     """
     folder = instance_path or os.environ.get("EXAMPLE_INSTANCE_PATH")
@@ -44,6 +45,7 @@ def create_app(
     if not app.config["SECRET_KEY"]:
         app.config["SECRET_KEY"] = kept_secret_key(Path(app.instance_path))
     mail.init_app(app)
+    database.init_app(app)
     forms.init_app(app)
     app.register_blueprint(views.pages)
     if app.config["EXAMPLE_INBOX"]:
@@ -80,7 +82,7 @@ def show_http_error(error: HTTPException) -> tuple[str, int]:
 def show_store_error(error: StoreError) -> tuple[str, int]:
     """The mail could not be recorded: say so at once, rather than promise a mail that never comes.
 
-    The view's own changes were rolled back by the same exception on its way here.
+    It comes from views that record a mail before they commit, so nothing of theirs stays.
     """
     current_app.logger.error("a mail could not be recorded: %s", error)
     return render_template(

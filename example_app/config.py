@@ -4,6 +4,13 @@ Where mail goes is not set here. In debug it is printed to the console; anywhere
 with ``FLASK_MAIL_SERVER`` (and ``FLASK_MAIL_USERNAME`` ...) or ``FLASK_DEFERRED_MAIL_TRANSPORT``.
 """
 
+#: Accounts and mail are kept here: a file in the instance folder. On several hosts, a server:
+#: ``postgresql+psycopg://user:password@host/tally``.
+SQLALCHEMY_DATABASE_URI = "sqlite:///tally.sqlite3"
+
+#: A connection that the database server has ended meanwhile is replaced before it is used.
+SQLALCHEMY_ENGINE_OPTIONS = {"pool_pre_ping": True}
+
 #: Who the mails are from. A real site names an address of a domain that it may send for.
 MAIL_DEFAULT_SENDER = ("Tally", "hello@tally.example")
 

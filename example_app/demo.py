@@ -79,6 +79,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--people", type=int, default=24, help="how many sign up at once (24)")
     parser.add_argument("--workers", type=int, default=3, help="gunicorn workers (3)")
     parser.add_argument("--delay", type=float, default=0.3, help="seconds before each reply (0.3)")
+    parser.add_argument(
+        "--database", metavar="URL", help="an empty one, postgresql+psycopg://... (a SQLite file)"
+    )
     parser.add_argument("--limit", type=float, default=60, help="seconds it may take at most (60)")
     options = parser.parse_args(arguments)
     if options.people < 4 or options.workers < 2 or options.delay < 0.05:
@@ -98,7 +101,7 @@ def show(options: argparse.Namespace) -> bool:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deferred-mail-")))
         server = stack.enter_context(SlowSmtpServer(made(folder / "inbox"), options.delay))
-        site = stack.enter_context(start_site(folder, server, options.workers))
+        site = stack.enter_context(start_site(folder, server, options))
         found.pids.update(site.pids())
         one_person(site, server, found)
         burst_and_kill(site, server, found, options.people)
@@ -111,7 +114,7 @@ def show(options: argparse.Namespace) -> bool:
 # -- the steps --------------------------------------------------------------------------------
 
 
-def start_site(folder: Path, server: SlowSmtpServer, workers: int) -> LocalSite:
+def start_site(folder: Path, server: SlowSmtpServer, options: argparse.Namespace) -> LocalSite:
     """Step 1: the mail server runs already; the site is started with it as its transport."""
     step(1, "A site and a slow mail server")
     site = LocalSite(
@@ -121,10 +124,14 @@ def start_site(folder: Path, server: SlowSmtpServer, workers: int) -> LocalSite:
             "DEFERRED_MAIL_LEASE": LEASE,
             "EXAMPLE_INBOX": server.folder,
         },
-        workers=workers,
+        workers=options.workers,
+        database=options.database,
     )
+    if any(site.status()["counts"].values()):
+        raise NotSo("there is mail in that database already, and the count needs an empty one")
+    kept = (options.database or "").partition(":")[0] or "SQLite in a temporary folder"
     line("mail server", f"127.0.0.1:{server.port}, waits {server.delay:g} s before each reply")
-    line("site", f"{site.url}, gunicorn with {workers} workers, SQLite in a temporary folder")
+    line("site", f"{site.url}, gunicorn with {options.workers} workers, {kept}")
     return site
 
 

@@ -29,15 +29,24 @@ class SiteFailed(Exception):
 class LocalSite:
     """Gunicorn with the example app; a context manager.
 
-    ``folder`` holds everything it writes. ``settings`` are keys of ``app.config``.
+    ``folder`` holds everything it writes, but for a ``database`` elsewhere. ``settings`` are keys
+    of ``app.config``.
     """
 
     def __init__(
-        self, folder: Path, settings: dict[str, object], *, workers: int = 3, port: int = 0
+        self,
+        folder: Path,
+        settings: dict[str, object],
+        *,
+        workers: int = 3,
+        port: int = 0,
+        database: str | None = None,
     ) -> None:
         self.folder = folder
         self._workers = workers
-        self._settings = settings
+        self._settings = dict(settings)
+        if database:
+            self._settings["SQLALCHEMY_DATABASE_URI"] = database
         self._worker_notes = folder / "workers"
         self.log = folder / "gunicorn.log"
         # Bound here and inherited, so that the address is known before the site is up.
@@ -46,11 +55,11 @@ class LocalSite:
         self._listener.bind(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self._environment = self._make_environment()
         self._gunicorn: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> LocalSite:
         self._worker_notes.mkdir(parents=True, exist_ok=True)
-        self._environment = self._make_environment()
         with self._listener, self.log.open("wb") as log:
             self._listener.listen(256)
             os.set_inheritable(self._listener.fileno(), True)

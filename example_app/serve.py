@@ -48,6 +48,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000, help="of the site on 127.0.0.1 (8000)")
     parser.add_argument("--delay", type=float, default=0.5, help="seconds before each reply (0.5)")
     parser.add_argument("--folder", type=Path, help="keep accounts and mails here (else nowhere)")
+    parser.add_argument(
+        "--database", metavar="URL", help="postgresql+psycopg://... (a SQLite file in the folder)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -60,7 +63,9 @@ def serve(stack: ExitStack, folder: Path, options: argparse.Namespace) -> None:
         "DEFERRED_MAIL_TRANSPORT": f"smtp://127.0.0.1:{server.port}?tls=none",
         "EXAMPLE_INBOX": inbox,
     }
-    site = stack.enter_context(LocalSite(folder, settings, port=options.port))
+    site = stack.enter_context(
+        LocalSite(folder, settings, port=options.port, database=options.database)
+    )
     print(f"The site             {site.url}")
     print(f"What it mailed       {site.url}/inbox/")
     print(f"The mail server waits {server.delay:g} s before each reply. Ctrl-C ends everything.")

@@ -1,4 +1,9 @@
-"""The pages: sign up, sign in, reset the password, upload a table. Three of them send mail."""
+"""The pages: sign up, sign in, reset the password, upload a table, invite others.
+
+Five of them send mail. Signing up and inviting do so in the transaction of ``db.session``: no
+account without its mail, no mail without its account. The others have nothing to commit, or have
+committed it before.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +21,32 @@ from flask import (
     session,
     url_for,
 )
+from sqlalchemy.exc import IntegrityError
 from werkzeug.security import generate_password_hash
 from werkzeug.utils import secure_filename
 from werkzeug.wrappers import Response
 
 from flask_deferred_mail import Attachment, send_after_response
-from flask_deferred_mail.errors import MessageError
+from flask_deferred_mail.errors import MessageError, StoreError
 
 from .accounts import (
     Account,
-    EmailTaken,
+    Invitation,
     account_of_token,
-    open_accounts,
+    account_with_email,
+    account_with_id,
     reset_token,
+    set_password,
     sign_in,
 )
+from .database import db
 from .report import Report, UnreadableTable, summarise
 
 pages = Blueprint("pages", __name__)
 
 SHORTEST_PASSWORD = 10
+MOST_INVITATIONS = 5
+LINK_IS_OVER = "This link was used already, or is too old. Ask for a new one."
 View = str | Response | tuple[str, int]
 
 
@@ -57,7 +68,7 @@ def sign_up_submitted() -> View:
         try:
             remember(register(name, email, password))
             return redirect(url_for(".home"), 303)
-        except EmailTaken:
+        except IntegrityError:
             problem = "There is an account with this address already. Sign in, or reset it."
         except MessageError as error:
             if not error.field.startswith("recipients"):
@@ -67,15 +78,23 @@ def sign_up_submitted() -> View:
 
 
 def register(name: str, email: str, password: str) -> Account:
-    """The account and its welcome mail: both, or neither."""
-    # Hashing is slow on purpose, so it is done before the database is locked.
-    password_hash = generate_password_hash(password)
-    with open_accounts(write=True) as accounts:
-        account = accounts.add(name, email, password_hash)
-        # Last in the block: if the mail cannot be recorded, this raises and takes the account back.
+    """The account and its welcome mail, in one transaction: both, or neither.
+
+    Raises ``IntegrityError`` if there is such an account; the mail is rolled back with it.
+    """
+    account = Account(name=name, email=email, password_hash=generate_password_hash(password))
+    try:
+        db.session.add(account)
         send_after_response(
-            recipients=[account.email], template="mail/welcome", context={"name": account.name}
+            recipients=[email],
+            template="mail/welcome",
+            context={"name": name},
+            session=db.session,
         )
+        db.session.commit()
+    except Exception:
+        db.session.rollback()
+        raise
     return account
 
 
@@ -117,13 +136,13 @@ def reset() -> View:
 @pages.post("/reset")
 def reset_submitted() -> View:
     """Mail the link. Says the same whether or not there is such an account."""
-    with open_accounts() as accounts:
-        account = accounts.with_email(typed("email"))
+    account = account_with_email(typed("email"))
     if account is not None:
         link = current_app.config["EXAMPLE_PUBLIC_URL"] + url_for(
             ".choose_password", token=reset_token(account)
         )
         # To the address of the account, never to what was typed: the two may only look alike.
+        # Without session=, the mail is recorded for good when the call returns.
         send_after_response(
             recipients=[account.email],
             template="mail/reset",
@@ -152,11 +171,24 @@ def choose_password_submitted(token: str) -> View:
     problem = fault_of_password(password)
     if problem:
         return render_template("reset_choose.html", problem=problem), 400
-    with open_accounts(write=True) as accounts:
-        accounts.set_password(account.id, generate_password_hash(password))
+    if not set_password(account, password):
+        abort(410, LINK_IS_OVER)
+    mail_password_changed(account)
     session.clear()
     flash("Your password is changed. Sign in with the new one.")
     return redirect(url_for(".sign_in_form"), 303)
+
+
+def mail_password_changed(account: Account) -> None:
+    """Committed first, mailed afterwards: the password is changed even if that cannot be told."""
+    try:
+        send_after_response(
+            subject="Your password was changed",
+            recipients=[account.email],
+            body=f"Hello {account.name},\n\nyour password was changed just now.\n\nTally\n",
+        )
+    except StoreError:
+        current_app.logger.exception("a new password was set, but its mail not recorded")
 
 
 # -- the upload -------------------------------------------------------------------------------
@@ -196,6 +228,46 @@ def mail_report(account: Account, report: Report) -> None:
     )
 
 
+# -- invitations ------------------------------------------------------------------------------
+
+
+@pages.post("/invitations")
+def invitations_submitted() -> View:
+    """Invite some addresses, each of them once and for all."""
+    account = signed_in()
+    if account is None:
+        abort(403, "Sign in first: an invitation says who it is from.")
+    emails = typed("emails").split()
+    if not 0 < len(emails) <= MOST_INVITATIONS:
+        problem = f"Name one address or up to {MOST_INVITATIONS}, with spaces between."
+        return render_template("home.html", problem=problem), 400
+    left_out = [email for email in emails if not invite(account, email)]
+    db.session.commit()
+    flash(f"Invited: {len(emails) - len(left_out)} of {len(emails)}.")
+    if left_out:
+        flash("Invited before, or no address to mail to: " + ", ".join(left_out))
+    return redirect(url_for(".home"), 303)
+
+
+def invite(account: Account, email: str) -> bool:
+    """Add an invitation and its mail to the transaction, or neither of them; whether it did.
+
+    What goes wrong takes back what is inside the savepoint, and leaves the other invitations.
+    """
+    try:
+        with db.session.begin_nested():
+            db.session.add(Invitation(email=email, account_id=account.id))
+            send_after_response(
+                recipients=[email],
+                template="mail/invitation",
+                context={"name": account.name},
+                session=db.session,
+            )
+    except (IntegrityError, MessageError):
+        return False
+    return True
+
+
 # -- who is there, and what they typed --------------------------------------------------------
 
 
@@ -218,8 +290,7 @@ def signed_in() -> Account | None:
     """
     if "account" not in g:
         account_id, seal = session.get("account", (0, ""))
-        with open_accounts() as accounts:
-            account = accounts.with_id(account_id) if account_id else None
+        account = account_with_id(account_id) if account_id else None
         g.account = account if account and account.seal == seal else None
     return g.account
 
@@ -228,13 +299,13 @@ def account_or_410(token: str) -> Account:
     """The account that a reset link is for; else a page that says what to do."""
     account = account_of_token(token)
     if account is None:
-        abort(410, "This link was used already, or is too old. Ask for a new one.")
+        abort(410, LINK_IS_OVER)
     return account
 
 
 def typed(field: str, *, strip: bool = True) -> str:
     """What stands in a field of the form."""
-    text = request.form.get(field, "")
+    text = request.form.get(field, "").replace("\0", "")  # no database keeps that one
     return text.strip() if strip else text
 
 

@@ -136,9 +136,11 @@ def test_a_form_without_its_token_is_refused(visitor, outbox):
 
 
 def test_passwords_are_stored_hashed(visitor, app):
-    """The file with the accounts does not hold what was typed."""
+    """The files of the database do not hold what was typed."""
     sign_up(visitor)
-    assert PASSWORD.encode() not in (Path(app.instance_path) / "accounts.sqlite3").read_bytes()
+    kept = b"".join(file.read_bytes() for file in Path(app.instance_path).glob("tally.sqlite3*"))
+    assert b"ann@people.example" in kept
+    assert PASSWORD.encode() not in kept
 
 
 # -- the password reset -----------------------------------------------------------------------
@@ -201,6 +203,66 @@ def test_a_forged_or_old_link_says_what_to_do(visitor, app, outbox):
     answer = visitor.get(link)
     assert answer.status_code == 410
     assert "Ask for a new one" in answer.text
+
+
+def test_a_new_password_is_told_and_holds_even_if_it_cannot_be(visitor, outbox, monkeypatch):
+    """Committed first, mailed afterwards: what the database says to the mail changes nothing."""
+    sign_up(visitor)
+    send_form(visitor, reset_link(visitor, outbox), password="another long password")
+    assert outbox[-1].subject == "Your password was changed"
+    link = reset_link(visitor, outbox)
+    with monkeypatch.context() as broken:
+
+        def refuse(**_fields: Any) -> None:
+            raise StoreError("disk full")
+
+        broken.setattr("example_app.views.send_after_response", refuse)
+        assert send_form(visitor, link, password="a third long password").status_code == 303
+    assert sign_in(visitor, "a third long password").status_code == 303
+
+
+def test_of_two_who_use_a_link_at_once_one_is_told(visitor, outbox, monkeypatch):
+    """Whoever read the account before the other's commit does not overwrite the new password."""
+    sign_up(visitor)
+    link = reset_link(visitor, outbox)
+    token = re.search(r'name="csrf" value="([^"]+)"', visitor.get(link).text)
+    assert token
+    with monkeypatch.context() as late:
+        late.setattr("example_app.views.set_password", lambda *_: False)
+        answer = visitor.post(link, data={"csrf": token[1], "password": "another long password"})
+        assert answer.status_code == 410
+    assert sign_in(visitor, PASSWORD).status_code == 303
+
+
+# -- invitations ------------------------------------------------------------------------------
+
+
+def invite(visitor: FlaskClient, *emails: str) -> Any:
+    """Invite these addresses."""
+    return send_form(visitor, "/invitations", page="/", emails=" ".join(emails))
+
+
+def test_whoever_was_invited_before_is_left_out_alone(visitor, outbox):
+    """One address that is known and one that is none take only their own mail back."""
+    sign_up(visitor)
+    assert invite(visitor, "bob@people.example").status_code == 303
+    invite(visitor, "cem@people.example", "BOB@people.example", "no@@address", "dea@people.example")
+    page = visitor.get("/").text
+    assert "Invited: 2 of 4." in page
+    assert "BOB@people.example, no@@address" in page
+    assert [message.recipients[0][:3] for message in outbox[1:]] == ["bob", "cem", "dea"]
+    assert outbox[1].subject == "Ann invites you to Tally"
+
+
+def test_only_a_few_can_be_invited_at_once_and_by_nobody_unknown(visitor, app, outbox):
+    """Too many addresses, none, or no account: nobody is mailed."""
+    sign_up(visitor)
+    assert invite(visitor, *(f"p{n}@people.example" for n in range(6))).status_code == 400
+    assert invite(visitor, " ").status_code == 400
+    stranger = app.test_client()
+    answer = send_form(stranger, "/invitations", page="/sign-up", emails="eve@people.example")
+    assert answer.status_code == 403
+    assert len(outbox) == 1
 
 
 # -- the upload -------------------------------------------------------------------------------
