@@ -286,7 +286,7 @@ class AppMail:
         if settings.on_unsupported == "drop":
             submission = replace(submission, letter=transport.fit(submission.letter))
         transport.check(submission.letter)
-        return submission
+        return _left_to_provider(submission, transport.schedules_ahead)
 
     def _rendered(self, message: Message) -> Message:
         if message.template is None:
@@ -363,3 +363,10 @@ def _left_open(batch: Batch) -> str:
 
 def _due_now(submission: Submission) -> bool:
     return submission.send_at is None or submission.send_at <= time.time()
+
+
+def _left_to_provider(submission: Submission, ahead: float | None) -> Submission:
+    """Due at once if the provider keeps it until its time; what that is, its Date says."""
+    if ahead is None or submission.send_at is None or submission.send_at > time.time() + ahead:
+        return submission
+    return replace(submission, send_at=None)

@@ -338,7 +338,7 @@ def _read_settings(app: Flask, *, database_elsewhere: bool) -> Settings:
         instance_path=app.instance_path,
         debug=app.debug,
         testing=app.testing,
-        url_faults=registry.faults,
+        transport_faults=registry.faults_of,
         database_elsewhere=database_elsewhere,
     )
 

@@ -211,14 +211,14 @@ class Settings:
         instance_path: str,
         debug: bool,
         testing: bool,
-        url_faults: Callable[[str], Sequence[str]] = lambda _url: (),
+        transport_faults: Callable[[TransportSpec], Sequence[str]] = lambda _spec: (),
         database_elsewhere: bool = False,
     ) -> Settings:
         """Read ``app.config``, or any mapping like it.
 
-        ``url_faults`` says what is wrong with a transport URL, in sentences without a secret: only
-        the transports know, and they are above this module. ``database_elsewhere``: the application
-        has named its own database (``db=``), so that another one is a contradiction.
+        ``transport_faults`` says what is wrong with a transport, in sentences without a secret:
+        only the transports know, and they are above this module. ``database_elsewhere``: the
+        application has named its own database (``db=``), so that another is a contradiction.
 
         :raises ConfigurationError: with one sentence for each key that is unknown or wrong.
         """
@@ -234,7 +234,7 @@ class Settings:
                 "(db= was given); leave one of the two out"
             )
         transports = reader.transports(values.pop("transport"), values["transports"], debug)
-        reader.examine(transports, url_faults)
+        reader.examine(transports, transport_faults)
         values |= {
             "database_uri": reader.located(given, instance_path, memory=debug or testing),
             "database_uri_given": given is not None,
@@ -350,11 +350,11 @@ class _Reader:
     def examine(
         self,
         transports: Mapping[str, TransportSpec],
-        url_faults: Callable[[str], Sequence[str]],
+        transport_faults: Callable[[TransportSpec], Sequence[str]],
     ) -> None:
-        """Note what the transports themselves find wrong with their URLs."""
+        """Note what the transports themselves find wrong with how they are configured."""
         for name, spec in transports.items():
-            self.faults += [f"transport {name!r}: {fault}" for fault in url_faults(spec.url)]
+            self.faults += [f"transport {name!r}: {fault}" for fault in transport_faults(spec)]
 
     def _named(self, name: str, given: Any) -> TransportSpec | None:
         where = f"DEFERRED_MAIL_TRANSPORTS[{clean(repr(name), 80)}]"

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 
 from .. import crashpoints
 from ..cleaning import clean
@@ -39,12 +40,24 @@ log = logging.getLogger("flask_deferred_mail.delivery")
 #: ``close()``): with the budget before it, below the 30 s after which gunicorn ends a worker.
 BUDGETED_REPLY = 15.0
 
+#: Seconds ahead within which a provider is not asked to wait.
+_SOON = 30.0
+
 #: Recipients of one call, and its idempotency key if it has one from before.
 Envelope = tuple[tuple[Recipient, ...], str | None]
 
 
 #: Seconds for which a mail that cannot be decrypted here is left to processes that have its key.
 PAUSE_WITHOUT_KEY = 60.0
+
+
+def later_date(letter: Letter, now: float) -> float | None:
+    """The date of a letter that is recorded for later (its Date is its ``send_at``), if it is."""
+    try:
+        moment = parsedate_to_datetime(letter.date).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return moment if moment > now + _SOON else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,8 @@ class Calls:
         self.interrupted = False
         #: A call has begun and nothing is known of its outcome yet.
         self.in_flight = False
+        #: When a provider that keeps the mail itself is to deliver it.
+        self._schedule: float | None = None
 
     def run(self, letter: Letter | None) -> Tally:
         try:
@@ -109,6 +124,8 @@ class Calls:
             return self._tally(None)
         try:
             self.letter = letter or self.tools.store.load(self.claim)
+            if transport.schedules_ahead is not None:
+                self._schedule = later_date(self.letter, self.claim.now())
             self._send_all(transport, self.letter)
         except HandoverRefused:
             raise
@@ -185,6 +202,7 @@ class Calls:
             final_reply_timeout=self._patience,
             hand_over=self._hand_over,
             job_id=self.claim.job_id,
+            send_at=self._schedule,
         )
 
     def _hand_over(self) -> None:

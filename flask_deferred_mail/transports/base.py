@@ -18,6 +18,7 @@ from ..deadline import Deadline
 from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Letter, Part, Recipient
 from ..outcome import Outcome
+from ..reference import reference
 
 
 class Feature(StrEnum):
@@ -62,6 +63,14 @@ class Call:
     hand_over: Callable[[], None]
     #: Number of the job, for messages and logs; 0 outside a store.
     job_id: int = 0
+    #: For a provider that schedules itself (:attr:`Transport.schedules_ahead`): when it is to
+    #: deliver, in seconds since the epoch; ``None``: now.
+    send_at: float | None = None
+
+    @property
+    def reference(self) -> str:
+        """What the provider gives back in its reports; empty outside a store."""
+        return reference(self.job_id, self.letter.message_id) if self.job_id else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,17 @@ class Transport(ABC):
     max_recipients: ClassVar[int | None] = None
     #: Private copies can travel in one call (each recipient still sees only itself).
     private_copies_in_one_call: ClassVar[bool] = False
+    #: Most private copies in one call; ``None``: as many as :attr:`max_recipients`.
+    max_copies: ClassVar[int | None] = None
+    #: Most bytes of one mail, as the provider counts them; ``None``: no limit that we know.
+    max_size: ClassVar[int | None] = None
+    #: Most tags of one mail; ``None``: no limit of the transport's own.
+    max_tags: ClassVar[int | None] = None
+    #: The recipient sees our Message-ID, not one that the provider puts in its place.
+    keeps_message_id: ClassVar[bool] = True
+    #: Seconds ahead for which the provider itself keeps a mail until its ``send_at``; ``None``: it
+    #: cannot, or was not asked to (``?schedule=native``).
+    schedules_ahead: float | None = None
     #: Seconds for which the provider recognises a repeated idempotency key; ``None``: it does not.
     idempotency_window: ClassVar[float | None] = None
     #: For messages to people: "SMTP", "SendCloud".
@@ -131,7 +151,8 @@ class Transport(ABC):
         """The envelopes in which these recipients are reached, each the business of one call."""
         if not letter.private_copies:
             return [tuple(recipients)]
-        size = (self.max_recipients or len(recipients)) if self.private_copies_in_one_call else 1
+        most = self.max_copies or self.max_recipients or len(recipients)
+        size = most if self.private_copies_in_one_call else 1
         return [tuple(recipients[i : i + size]) for i in range(0, len(recipients), size)]
 
     @abstractmethod

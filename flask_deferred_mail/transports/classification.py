@@ -7,9 +7,11 @@ several providers put every refusal into a 200.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from ..outcome import Fate, FaultKind, Outcome, ServerNote
 from .base import Call
@@ -98,6 +100,21 @@ HTTP_RULES: tuple[Rule, ...] = (
     Rule(UNKNOWN, statuses=range(500, 600)),
 )
 
+#: What a deployment may say of an answer (``"classify"``), in place of the provider's table.
+#: Nothing here calls a mail accepted: that would lose it if it is wrong.
+WORDS: Mapping[str, Verdict] = {
+    "permanent": PERMANENT,
+    "suppressed": SUPPRESSED,
+    "transient": TRANSIENT,
+    "unknown": UNKNOWN,
+    "unavailable": UNAVAILABLE,
+    "rate_limited": RATE_LIMITED,
+    "quota": QUOTA,
+    "account": ACCOUNT_CONFIG,
+    "config": MESSAGE_CONFIG,
+}
+_STATUS = re.compile(r"HTTP ([3-5][0-9]{2})", re.IGNORECASE)
+
 _FAULTS = {
     OutcomeClass.RATE_LIMITED: FaultKind.RATE_LIMITED,
     OutcomeClass.QUOTA: FaultKind.QUOTA,
@@ -120,6 +137,30 @@ def look_up(
             if status in rule.statuses:
                 return rule.verdict
     return None
+
+
+def overriding(table: Mapping[str, str]) -> tuple[Rule, ...]:
+    """The rules that a deployment puts before the provider's own: code or ``HTTP 409`` -> word.
+
+    Codes are compared as texts.
+    """
+    rules = []
+    for key, word in table.items():
+        status = _STATUS.fullmatch(key)
+        if status:
+            rules.append(Rule(WORDS[word], statuses=frozenset({int(status[1])})))
+        else:
+            rules.append(Rule(WORDS[word], codes=frozenset({key})))
+    return tuple(rules)
+
+
+def faults_of_overriding(table: Mapping[Any, Any]) -> Iterator[str]:
+    """What is wrong with such a table, in sentences."""
+    for key, word in table.items():
+        if not isinstance(key, str) or not key.strip() or len(key) > 100:
+            yield "'classify' has a key that is neither a code of the provider nor like 'HTTP 409'"
+        elif not isinstance(word, str) or word not in WORDS:
+            yield f"'classify' should give each code one of {', '.join(WORDS)}"
 
 
 def by_status(status: int, *, retry_after: float | None = None) -> Verdict:

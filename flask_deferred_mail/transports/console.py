@@ -16,6 +16,7 @@ from ..letter import Address, Letter, Recipient
 from ..outcome import Fate, Outcome
 from .base import Call, Feature, Transport
 from .copies import copies
+from .schemes import Plan
 
 _RULE = "-" * 72
 # Long enough for any header that a person wants to read.
@@ -97,3 +98,8 @@ def _clean_line(line: str) -> str:
     body = line.expandtabs(4)
     indent = len(body) - len(body.lstrip(" "))
     return " " * min(indent, 72) + clean(body, _LINE)
+
+
+def from_plan(plan: Plan) -> ConsoleTransport:
+    """``console:``."""
+    return ConsoleTransport(plan.name)

@@ -20,6 +20,7 @@ from ..mime import render
 from ..outcome import Fate, FaultKind, Outcome, RecipientResult, ServerNote, TransportFault
 from .base import Call, Feature, ProbeStep, Transport
 from .copies import copies
+from .schemes import Plan
 
 
 class FileTransport(Transport):
@@ -101,3 +102,8 @@ def _all(
     envelope: tuple[Recipient, ...], fate: Fate, detail: str, name: str | None = None
 ) -> list[RecipientResult]:
     return [RecipientResult(recipient.email, fate, detail, name) for recipient in envelope]
+
+
+def from_plan(plan: Plan) -> FileTransport:
+    """``file:``."""
+    return FileTransport(plan.name, plan.url.path)

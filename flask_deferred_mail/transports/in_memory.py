@@ -11,6 +11,7 @@ from ..mime import render
 from ..outcome import Fate, Outcome
 from .base import Call, Feature, Transport
 from .copies import copies
+from .schemes import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +57,8 @@ class InMemoryTransport(Transport):
         with self._lock:
             self._mails += taken
         return Outcome.for_all(call.recipients, Fate.ACCEPTED, "")
+
+
+def from_plan(plan: Plan) -> InMemoryTransport:
+    """``memory:``."""
+    return InMemoryTransport(plan.name)

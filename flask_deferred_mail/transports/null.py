@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from ..outcome import Fate, Outcome
 from .base import Call, Feature, Transport
+from .schemes import Plan
 
 
 class NullTransport(Transport):
@@ -18,3 +19,8 @@ class NullTransport(Transport):
         """Accept the mail, and forget it."""
         call.hand_over()
         return Outcome.for_all(call.recipients, Fate.ACCEPTED, "")
+
+
+def from_plan(plan: Plan) -> NullTransport:
+    """``null:``."""
+    return NullTransport(plan.name)

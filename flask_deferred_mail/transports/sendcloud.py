@@ -35,6 +35,7 @@ from .classification import (
     to_outcome,
 )
 from .http_api import Answer, HttpApiTransport
+from .schemes import Plan
 
 ENDPOINT = "https://api.sendcloud.net/apiv2"
 
@@ -91,8 +92,10 @@ class SendCloudTransport(HttpApiTransport):
         endpoint: str | None = None,
         cafile: str | None = None,
         timeout: float | None = None,
+        overrides: Sequence[Rule] = (),
     ) -> None:
         super().__init__(name, _base(endpoint or ENDPOINT), cafile=cafile, timeout=timeout)
+        self._overrides = tuple(overrides)
         self._api_user = api_user
         self._api_key = api_key
 
@@ -148,7 +151,7 @@ class SendCloudTransport(HttpApiTransport):
         body = content if isinstance(content, dict) else {}
         if body.get("result") is True and not 300 <= answer.status < 400:
             return _accepted(call, body, server)
-        verdict = _verdict(answer, body)
+        verdict = _verdict(answer, body, self._overrides)
         detail = _words(body) or answer.words()
         server = replace(server, reply=detail)
         return to_outcome(verdict, call, detail, retry_after=answer.retry_after, server=server)
@@ -182,8 +185,11 @@ def _base(endpoint: str) -> str:
 # The answer
 
 
-def _verdict(answer: Answer, body: Mapping[str, Any]) -> Verdict:
+def _verdict(answer: Answer, body: Mapping[str, Any], overrides: Sequence[Rule]) -> Verdict:
     code = str(body.get("statusCode", ""))
+    overridden = look_up(overrides, code=code or None, status=answer.status)
+    if overridden is not None:
+        return overridden
     known = look_up(RULES, code=int(code)) if code.isdecimal() and len(code) < 9 else None
     if known is not None and body.get("result") is False:
         return known
@@ -232,3 +238,16 @@ def _queue_id(info: Mapping[str, Any]) -> str | None:
     if isinstance(tasks, list) and tasks:
         return clean(str(tasks[0]), 200)
     return None
+
+
+def from_plan(plan: Plan) -> SendCloudTransport:
+    """``sendcloud://API_USER:API_KEY@default``."""
+    return SendCloudTransport(
+        plan.name,
+        plan.url.user or "",
+        plan.url.password or "",
+        endpoint=plan.option("endpoint"),
+        cafile=plan.option("cafile"),
+        timeout=plan.timeout,
+        overrides=plan.overrides,
+    )

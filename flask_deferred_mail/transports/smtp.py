@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from typing import cast
 
 from .. import crashpoints
 from ..deadline import Deadline
@@ -16,6 +17,7 @@ from ..errors import ConfigurationError, NotYetAvailable
 from ..mime import render
 from ..outcome import Outcome
 from .base import Call, ProbeStep, Transport
+from .schemes import Plan
 from .smtp_connection import SmtpConnection
 from .smtp_opening import CannotOpen, Endpoint, Opening, TlsPolicy, open_connection
 from .smtp_pool import IdleConnections
@@ -198,3 +200,20 @@ def _faults(endpoint: Endpoint, auth: str | None) -> Iterator[str]:
             endpoint.context()
         except OSError as error:
             yield f"cafile cannot be used: {error.strerror or 'it holds no certificate'}"
+
+
+def from_plan(plan: Plan) -> SmtpTransport:
+    """``smtp:`` and ``smtps:``, as the URL says."""
+    url = plan.url
+    implicit = url.scheme == "smtps"
+    return SmtpTransport(
+        plan.name,
+        url.host,
+        url.port or (465 if implicit else 587),
+        username=url.user,
+        password=url.password,
+        tls=cast("TlsPolicy", "implicit" if implicit else plan.option("tls") or "required"),
+        local_hostname=plan.option("local_hostname"),
+        cafile=plan.option("cafile"),
+        timeout=plan.timeout,
+    )

@@ -22,7 +22,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
 _SHOWN_OPTIONS = frozenset(
     {
         *("tls", "auth", "endpoint", "cafile", "local_hostname"),
-        *("region", "configuration_set", "batch"),
+        *("region", "configuration_set", "batch", "schedule", "stream"),
     }
 )
 _SHOWN_SCHEMES = frozenset(

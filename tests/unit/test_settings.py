@@ -189,8 +189,9 @@ WRONG = [
     ("TRANSPORT", "smtp://u:p x@mail.example.com", "percent-encoded"),
     ("TRANSPORT", 25, "transport URL"),
     ("TRANSPORT", {"token": None}, "transport URL"),
-    ("TRANSPORT", {"url": "null:", "token": lambda: "t"}, "later release"),
-    ("TRANSPORT", {"url": "null:", "dkim": {"selector": "s"}}, "later release"),
+    ("TRANSPORT", {"url": "null:", "token": "t"}, "callable"),
+    ("TRANSPORT", {"url": "null:", "dkim": "s"}, "'dkim' is a dict"),
+    ("TRANSPORT", {"url": "null:", "classify": ["s"]}, "'classify' is a dict"),
     ("TRANSPORT", {"url": "null:", "tokn": 1}, "tokn"),
     ("TRANSPORTS", ["smtp://a"], "dict"),
     ("OVERRIDE_RECIPIENTS", ["dev@example.com"], "not in this release"),
@@ -266,7 +267,7 @@ def test_what_was_given_is_cleaned_and_capped():
         ("DEFERRED_MAIL_TRANSPORT", f"user:{SECRET} @mail.example.com"),
         ("DEFERRED_MAIL_TRANSPORT", {"url": f"smtp://u:{SECRET} x@mail.example.com"}),
         ("DEFERRED_MAIL_TRANSPORT", {"url": "null:", "token": SECRET}),
-        ("DEFERRED_MAIL_TRANSPORT", {"url": "null:", "dkim": {"key": SECRET}}),
+        ("DEFERRED_MAIL_TRANSPORT", {"url": "null:", "dkim": SECRET}),
         ("DEFERRED_MAIL_TRANSPORT", [SECRET]),
         ("DEFERRED_MAIL_TRANSPORTS", SECRET),
         ("DEFERRED_MAIL_TRANSPORTS", {"bulk": SECRET}),
@@ -490,8 +491,8 @@ def test_mail_timeout_travels_with_the_transport():
 def test_what_the_transports_say_of_their_urls_comes_in_the_same_error():
     """The schemes and options are theirs to know; the reader still mends all in one go."""
 
-    def url_faults(url):
-        return ["is odd", "is late"] if url == "odd:" else []
+    def transport_faults(spec):
+        return ["is odd", "is late"] if spec.url == "odd:" else []
 
     with pytest.raises(ConfigurationError) as caught:
         Settings.from_mapping(
@@ -503,7 +504,7 @@ def test_what_the_transports_say_of_their_urls_comes_in_the_same_error():
             instance_path="/srv",
             debug=False,
             testing=False,
-            url_faults=url_faults,
+            transport_faults=transport_faults,
         )
     assert caught.value.faults[1:] == ("transport 'bulk': is odd", "transport 'bulk': is late")
     assert caught.value.faults[0].startswith("DEFERRED_MAIL_LEASE")

@@ -18,6 +18,7 @@ class Spec:
     url: str
     token: Any = None
     dkim: Any = None
+    classify: Any = None
 
 
 @pytest.mark.parametrize(
@@ -143,10 +144,10 @@ def test_an_adapter_is_imported_when_it_is_chosen():
         "before = 'requests' in sys.modules\n"
         "from flask_deferred_mail.transports.registry import build, faults\n"
         "assert faults('sendcloud://u:k@default') == []\n"
-        "build('a', S(url='null:', token=None, dkim=None))\n"
+        "build('a', S(url='null:', token=None, dkim=None, classify=None))\n"
         "assert before or 'requests' not in sys.modules\n"
         "assert 'flask_deferred_mail.transports.sendcloud' not in sys.modules\n"
-        "build('a', S(url='sendcloud://u:k@default', token=None, dkim=None))\n"
+        "build('a', S(url='sendcloud://u:k@default', token=None, dkim=None, classify=None))\n"
         "assert 'flask_deferred_mail.transports.sendcloud' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
