@@ -58,6 +58,9 @@ class ConnectionWatch:
     def _begin(self, _connection: Connection) -> None:
         self.confirm()
 
+    def _begin_twophase(self, _connection: Connection, _xid: Any) -> None:
+        self.confirm()
+
     def _commit(self, _connection: Connection) -> None:
         self._committing += [batch for _, batch in self._open]
         self._end()
@@ -94,7 +97,8 @@ class ConnectionWatch:
 
 
 _TOLD = (
-    *("begin", "commit", "rollback", "commit_twophase", "rollback_twophase"),
+    *("begin", "commit", "rollback"),
+    *("begin_twophase", "commit_twophase", "rollback_twophase"),
     *("savepoint", "release_savepoint", "rollback_savepoint"),
 )
 

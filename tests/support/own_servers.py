@@ -123,6 +123,7 @@ class OwnPostgresql(OwnServer):
             "port": str(self.port),
             "unix_socket_directories": str(self.folder),
             "max_connections": "80",
+            "max_prepared_transactions": "10",
             "shared_buffers": "16MB",
         }
         settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
