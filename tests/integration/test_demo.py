@@ -13,6 +13,7 @@ from example_app import maildrop
 from example_app.demo import Findings, count
 from example_app.slow_smtp import Cut, Phase, SlowSmtpServer
 from example_app.visitor import SignUp
+from tests.support.databases import fresh_database
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +39,21 @@ def test_the_demo_shows_what_it_promises():
     assert "NOT SO" not in done.stdout
     assert "All of it was so" in done.stdout
     assert done.stderr == ""
+
+
+def test_the_demo_does_the_same_on_postgresql_and_counts_from_nothing(tmp_path):
+    """A database of one's own choice; one with mail in it is refused, as the count would be off."""
+    with fresh_database("postgresql", tmp_path) as url:
+        first = run_demo(
+            *("--people", "8", "--workers", "2", "--delay", "0.15", "--limit", "90"),
+            *("--database", url),
+        )
+        again = run_demo("--database", url)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "postgresql" in first.stdout
+    assert "All of it was so" in first.stdout
+    assert again.returncode == 1
+    assert "NOT SO: there is mail in that database already" in again.stdout
 
 
 def test_the_demo_says_so_when_it_does_not_come_to_its_end():
