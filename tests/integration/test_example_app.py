@@ -7,6 +7,7 @@ import re
 import smtplib
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flask.testing import FlaskClient
 
 from example_app import create_app, maildrop
 from example_app.app import mail
+from example_app.database import db
 from example_app.slow_smtp import Phase, SlowSmtpServer
 from flask_deferred_mail.errors import StoreError
 from tests.support.waiting import wait_until
@@ -23,13 +25,26 @@ from tests.support.waiting import wait_until
 PASSWORD = "a long enough password"
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Flask:
+@contextmanager
+def open_site(folder: Path, **settings: str) -> Iterator[Flask]:
     """The site with a folder of its own; its mails are recorded and none is sent."""
-    return create_app(
-        {"TESTING": True, "EXAMPLE_PUBLIC_URL": "http://tally.example"},
-        instance_path=str(tmp_path / "instance"),
+    app = create_app(
+        {"TESTING": True, "EXAMPLE_PUBLIC_URL": "http://tally.example", **settings},
+        instance_path=str(folder / "instance"),
     )
+    try:
+        yield app
+    finally:
+        with app.app_context():
+            mail.for_app().runtime.close()
+            db.engine.dispose()
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Flask]:
+    """The site as most tests have it."""
+    with open_site(tmp_path) as app:
+        yield app
 
 
 @pytest.fixture
@@ -348,14 +363,10 @@ def inbox_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, inbox_folder: Path) -> FlaskClient:
+def reader(tmp_path: Path, inbox_folder: Path) -> Iterator[FlaskClient]:
     """A browser at a site that shows the local inbox."""
-    settings = {
-        "TESTING": True,
-        "EXAMPLE_INBOX": str(inbox_folder),
-        "EXAMPLE_PUBLIC_URL": "http://tally.example",
-    }
-    return create_app(settings, instance_path=str(tmp_path / "instance")).test_client()
+    with open_site(tmp_path, EXAMPLE_INBOX=str(inbox_folder)) as app:
+        yield app.test_client()
 
 
 def test_there_is_no_inbox_page_unless_it_is_asked_for(visitor):
