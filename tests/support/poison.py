@@ -19,9 +19,8 @@ from typing import NoReturn
 
 from flask_deferred_mail.outcome import Outcome
 from flask_deferred_mail.transports.base import Call, Transport
-from flask_deferred_mail.transports.registry import SCHEMES, Scheme
+from flask_deferred_mail.transports.schemes import SCHEMES, Plan, Scheme
 from flask_deferred_mail.transports.smtp import SmtpTransport
-from flask_deferred_mail.transports.url import TransportURL
 
 
 class Undreamt(BaseException):
@@ -93,8 +92,9 @@ def _stand_still(call: Call) -> None:
     after_loops.append(None)
 
 
-def _build(name: str, url: TransportURL, timeout: float | None) -> Transport:
-    return PoisonTransport(name, url.host, url.port or 25, tls="none", timeout=timeout)
+def _build(plan: Plan) -> Transport:
+    port = plan.url.port or 25
+    return PoisonTransport(plan.name, plan.url.host, port, tls="none", timeout=plan.timeout)
 
 
 def register() -> None:
