@@ -9,16 +9,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from flask_deferred_mail import Job
 from flask_deferred_mail.letter import Submission
 from flask_deferred_mail.store import picking
 from flask_deferred_mail.store.claims import Claim, Claims, Lease
 from flask_deferred_mail.store.database import Database
 from flask_deferred_mail.store.jobs import JobStore
+from tests.support.bulk_rows import add_waiting
 from tests.support.databases import DATABASES, fresh_database
+from tests.support.mail_app import MailApp
 from tests.support.transport_calls import a_letter
 
 #: What a sweep has in hand at a time, about.
 HAND = 8
+#: A newsletter, or a customer's import.
+PILE = 50_000
 
 
 class Queue:
@@ -133,3 +138,47 @@ def test_new_mail_does_not_wait_for_the_end_of_a_pass(queue: Queue) -> None:
     assert queue.take(due_before=began)[0] == new
     assert again not in queue.take(due_before=began)
     assert queue.take() == [again]
+
+
+@pytest.fixture(params=DATABASES)
+def app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MailApp]:
+    """An application whose sweeps send to nowhere, at once."""
+    with fresh_database(request.param, tmp_path) as url:
+        made = MailApp(tmp_path, "null:", DEFERRED_MAIL_DATABASE_URI=url)
+        made.runtime.database.create()
+        yield made
+        made.close()
+
+
+def _until_sent(app: MailApp, job: Job) -> int:
+    """How many mails a sweep has sent when this one is among them, its hand at a time."""
+    for hands in range(1, 4):
+        assert app.sweep(limit=HAND).sent == HAND
+        if app.job(job).status == "sent":
+            return hands * HAND
+    raise AssertionError(f"{3 * HAND} others went before it")
+
+
+def test_fifty_thousand_newsletters_are_no_hindrance(app: MailApp) -> None:
+    """A sweep is at work on 50,000 low-priority mails: a password reset goes out within a hand."""
+    add_waiting(app.runtime.database, PILE, priority=-10)
+    app.sweep(limit=HAND)
+    reset = app.send()
+    assert _until_sent(app, reset) <= HAND
+
+
+def test_an_import_of_fifty_thousand_is_no_hindrance(app: MailApp) -> None:
+    """At the same priority as 50,000 mails of another tenant, a password reset goes out as soon."""
+    add_waiting(app.runtime.database, PILE, tenant="import")
+    app.sweep(limit=HAND)
+    reset = app.send(tenant="shop")
+    assert _until_sent(app, reset) <= HAND
+
+
+def test_fifty_thousand_retries_are_no_hindrance(app: MailApp) -> None:
+    """After an outage 50,000 mails wait for another attempt: new mail of the same tenant goes out
+    by turns with them."""
+    add_waiting(app.runtime.database, PILE, attempts=1)
+    app.sweep(limit=HAND)
+    reset = app.send()
+    assert _until_sent(app, reset) <= HAND
