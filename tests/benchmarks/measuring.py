@@ -39,6 +39,10 @@ class Scope:
 
     folder: Path
     quick: bool
+    #: Also what takes many minutes: ten million finished rows.
+    huge: bool = False
+    #: ``sqlite``, ``postgresql``, ``mariadb``; none: all that are here.
+    databases: tuple[str, ...] = ()
 
     def of(self, full: int, quick: int) -> int:
         """A number that is smaller in quick mode."""
