@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
+from sqlalchemy import Connection
 
 from flask_deferred_mail import DeferredMail, Job
 from flask_deferred_mail.delivery.runtime import Runtime
@@ -70,11 +71,24 @@ class MailApp:
         return [line.outcome for line in self.log(job)]
 
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Run a statement on the database file, past the store."""
-        with closing(sqlite3.connect(self.folder / "deferred_mail.sqlite3")) as connection:
+        """Run a statement on the database, past the store."""
+        path = self.folder / "deferred_mail.sqlite3"
+        if "DEFERRED_MAIL_DATABASE_URI" in self.app.config:
+            database = self.runtime.database
+            if not database.own_clock:
+                return self._server_sql(statement, values)
+            path = database.path or path
+        with closing(sqlite3.connect(path)) as connection:
             rows = connection.execute(statement, values).fetchall()
             connection.commit()
             return rows
+
+    def _server_sql(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        def work(connection: Connection) -> list[tuple[Any, ...]]:
+            result = connection.exec_driver_sql(statement.replace("?", "%s"), values)
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+        return self.runtime.database.write(work)
 
     def make_due(self, *jobs: Job | int) -> None:
         """Let waiting mails (all, or these) be due now, instead of waiting for it."""
