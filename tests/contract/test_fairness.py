@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -18,12 +19,14 @@ from flask_deferred_mail.store.jobs import JobStore
 from tests.support.bulk_rows import add_waiting
 from tests.support.databases import DATABASES, fresh_database
 from tests.support.mail_app import MailApp
+from tests.support.rows_read import RowsRead
 from tests.support.transport_calls import a_letter
 
 #: What a sweep has in hand at a time, about.
 HAND = 8
 #: A newsletter, or a customer's import.
 PILE = 50_000
+GONE_THROUGH = "SELECT count(*) FROM deferred_mail_job WHERE subject = 'nobody has it'"
 
 
 class Queue:
@@ -182,3 +185,17 @@ def test_fifty_thousand_retries_are_no_hindrance(app: MailApp) -> None:
     app.sweep(limit=HAND)
     reset = app.send()
     assert _until_sent(app, reset) <= HAND
+
+
+@pytest.mark.parametrize("others", [{"priority": -10}, {"tenant": "import"}, {"attempts": 1}])
+def test_a_claim_does_not_go_through_a_pile(
+    queue: Queue, others: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside 50,000 waiting mails a claim reads what it takes, and some steps through an index."""
+    add_waiting(queue.database, PILE, **others)
+    [reset] = queue.add()
+    read = RowsRead(queue.database, monkeypatch)
+    assert reset in queue.take()[:2]
+    assert 0 < read.rows < PILE / 50
+    queue.database.write(lambda c: c.scalar(text(GONE_THROUGH)))
+    assert read.rows > PILE / 10, "going through all of it was not noticed"
