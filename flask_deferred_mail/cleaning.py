@@ -26,11 +26,13 @@ def clean(text: str | bytes, limit: int = MAX_TEXT) -> str:
         text = text[: limit * 8].decode("utf-8", "replace")
     else:
         text = text[: limit * 8]
-    shown = "".join(
-        char
-        if char == " " or unicodedata.category(char) not in _UNSHOWABLE
-        else (" " if char.isspace() else "�")
-        for char in text
-    )
+    # Nearly every text that a server sends is printable as it is.
+    shown = text if text.isprintable() else "".join(map(_printable, text))
     shown = " ".join(shown.split())
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def _printable(char: str) -> str:
+    if char == " " or unicodedata.category(char) not in _UNSHOWABLE:
+        return char
+    return " " if char.isspace() else "�"

@@ -39,6 +39,10 @@ class Feature(StrEnum):
     PART_HEADERS = "attachment headers"
 
 
+def nothing_upcoming() -> None:
+    """It is not known what comes next."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One envelope to hand over: a letter and those of its recipients that are still open."""
@@ -66,6 +70,10 @@ class Call:
     #: For a provider that schedules itself (:attr:`Transport.schedules_ahead`): when it is to
     #: deliver, in seconds since the epoch; ``None``: now.
     send_at: float | None = None
+    #: The mail that this thread sends next, if that is known and it is one plain call: letter and
+    #: recipients. A transport may prepare it while it finishes this one, but hands over none of its
+    #: body before it is called with it.
+    upcoming: Callable[[], tuple[Letter, tuple[Recipient, ...]] | None] = nothing_upcoming
 
     @property
     def reference(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import cast
 
 from .. import crashpoints
@@ -19,8 +20,9 @@ from ..outcome import Outcome
 from .base import Call, ProbeStep, Transport
 from .schemes import Plan
 from .smtp_connection import SmtpConnection
+from .smtp_envelope import Ahead, ahead_of
 from .smtp_opening import CannotOpen, Endpoint, Opening, TlsPolicy, open_connection
-from .smtp_pool import IdleConnections
+from .smtp_pool import MAILS_PER_CONNECTION, IdleConnections
 from .smtp_transaction import Transaction
 from .url import EHLO_NAME
 
@@ -100,10 +102,13 @@ class SmtpTransport(Transport):
 
         :raises HandoverRefused: from ``call.hand_over``.
         """
-        letter = call.letter
-        data = render(letter, call.recipients[0] if letter.private_copies else None)
         pool = self._pool()
         idle = pool.take()
+        if idle is not None and idle.ahead and not idle.ahead.is_of(call.letter, call.recipients):
+            # It waits for the body of another mail, which is not coming.
+            idle.hang_up()
+            idle = pool.take()
+        data = idle.ahead.data if idle is not None and idle.ahead else _rendered(call)
         if idle is not None:
             # A line that a firewall forgot stays silent: leave time for another connection.
             patience = call.deadline.sooner(max(call.deadline.left(), 0) / 2)
@@ -128,7 +133,8 @@ class SmtpTransport(Transport):
         patience: Deadline | None = None,
     ) -> tuple[Outcome, bool]:
         """The outcome of one transaction, and whether it failed before MAIL was accepted."""
-        transaction = Transaction(connection, self._endpoint, call, data, patience)
+        following = partial(_following, call)
+        transaction = Transaction(connection, self._endpoint, call, data, patience, following)
         try:
             outcome = transaction.run()
         except BaseException:
@@ -179,6 +185,23 @@ class SmtpTransport(Transport):
                 self._pools.pop(other, _NOTHING).abandon()
             pool = self._pools.setdefault(pid, IdleConnections())
         return pool
+
+
+def _rendered(call: Call) -> bytes:
+    letter = call.letter
+    return render(letter, call.recipients[0] if letter.private_copies else None)
+
+
+def _following(call: Call, connection: SmtpConnection) -> Ahead | None:
+    """The next mail of this thread, if its envelope may go along with the end of this one."""
+    if connection.mails + 2 > MAILS_PER_CONNECTION or "PIPELINING" not in connection.extensions:
+        return None
+    upcoming = call.upcoming()
+    if upcoming is None:
+        return None
+    letter, recipients = upcoming
+    data = render(letter, recipients[0] if letter.private_copies else None)
+    return ahead_of(letter, recipients, data, connection.extensions)
 
 
 def _faults(endpoint: Endpoint, auth: str | None) -> Iterator[str]:

@@ -14,10 +14,12 @@ import socket
 import ssl
 import threading
 import weakref
+from collections.abc import Iterable
 from contextlib import suppress
 
 from ..cleaning import MAX_TEXT, clean
 from ..deadline import Deadline
+from .smtp_envelope import Ahead
 from .smtp_replies import Reply
 
 #: Bounds of one reply. RFC 5321 4.5.3.1.5 speaks of 512 octets a line; real ones pass that.
@@ -71,33 +73,43 @@ class SmtpConnection:
         #: When it last fell idle, by the monotonic clock, and the thread that then let go of it.
         self.idle_since = 0.0
         self.owner: weakref.ref[threading.Thread] | None = None
+        #: The next mail, if its envelope is out already.
+        self.ahead: Ahead | None = None
+        #: Bytes of the last write that the system took.
+        self.written = 0
         self._input = bytearray()
 
     # -- talking ---------------------------------------------------------------------------------
 
     def command(self, line: str, deadline: Deadline) -> Reply:
         """Send one command line and read the answer to it."""
-        self._send_line(line, deadline)
+        self.send_lines([line], deadline)
         return self.read_reply(deadline)
 
-    def _send_line(self, line: str, deadline: Deadline) -> None:
+    def send_lines(self, lines: Iterable[str], deadline: Deadline) -> None:
+        """Send command lines in one write; their answers come in the same order."""
         if self._input:
             raise Broken(f"the server spoke out of turn: {clean(bytes(self._input), 200)}")
-        data = line.encode("utf-8")
-        if b"\r" in data or b"\n" in data or b"\0" in data:
-            raise ValueError("a line break or NUL in an SMTP command")
-        self.write(data + b"\r\n", deadline)
+        self.write(command_lines(lines), deadline)
 
     def write(self, data: bytes, deadline: Deadline) -> None:
-        """Send all of ``data``; a server that stops reading is met by the deadline, too."""
+        """Send all of ``data``; a server that stops reading is met by the deadline, too.
+
+        How many bytes of it the system took is in ``written``, also after an error.
+        """
         view = memoryview(data)
-        sent = 0
-        while sent < len(view):
+        self.written = 0
+        while self.written < len(view):
             try:
                 self._socket.settimeout(deadline.remaining())
-                sent += self._socket.send(view[sent : sent + _CHUNK])
+                self.written += self._socket.send(view[self.written : self.written + _CHUNK])
             except OSError as error:
                 raise Broken(_describe(error, "the server stopped reading")) from error
+
+    def take_ahead(self) -> Ahead | None:
+        """The mail whose envelope is out already, if there is one; it is no longer ahead then."""
+        ahead, self.ahead = self.ahead, None
+        return ahead
 
     def read_reply(self, deadline: Deadline) -> Reply:
         """Read one complete reply, of bounded size.
@@ -188,7 +200,7 @@ class SmtpConnection:
 
     def ehlo(self, name: str | None, deadline: Deadline) -> Reply:
         """Greet, and learn the server's extensions. ``name=None``: our address as a literal."""
-        self._send_line(f"EHLO {name or self._literal()}", deadline)
+        self.send_lines([f"EHLO {name or self._literal()}"], deadline)
         code, lines = self._read_lines(deadline)
         reply = Reply(code, self._text(lines))
         self.extensions = dict(map(_extension, lines[1:])) if reply.ok else {}
@@ -240,6 +252,15 @@ class SmtpConnection:
 
     def __repr__(self) -> str:
         return f"<SmtpConnection to {self.host} ({self.address}), {self.tls or 'clear text'}>"
+
+
+def command_lines(lines: Iterable[str]) -> bytes:
+    """Commands as they go over the wire."""
+    commands = [line.encode("utf-8") for line in lines]
+    for command in commands:
+        if b"\r" in command or b"\n" in command or b"\0" in command:
+            raise ValueError("a line break or NUL in an SMTP command")
+    return b"\r\n".join([*commands, b""])
 
 
 def _extension(line: bytes) -> tuple[str, str]:

@@ -38,7 +38,8 @@ class IdleConnections:
     def take(self) -> SmtpConnection | None:
         """The newest connection of this thread that still lives; it is the caller's now."""
         while (connection := self._newest()) is not None:
-            if self._is_fresh(connection) and _is_quiet(connection):
+            # One whose next envelope is out already is expected to say something.
+            if self._is_fresh(connection) and (connection.ahead or _is_quiet(connection)):
                 return connection
             connection.leave()
         return None

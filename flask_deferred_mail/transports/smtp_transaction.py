@@ -7,32 +7,36 @@ what the transport pays for from what the mail does.
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from .. import crashpoints
 from ..deadline import Deadline
-from ..mime import address_needs_utf8, header_needs_utf8
-from ..outcome import Fate, FaultKind, Outcome, RecipientResult, ServerNote, TransportFault
+from ..mime import address_needs_utf8
+from ..outcome import Fate, FaultKind, Outcome
 from .base import Call
-from .smtp_connection import Broken, SmtpConnection
+from .smtp_connection import Broken, SmtpConnection, command_lines
+from .smtp_envelope import PATH, Ahead, goes_at_once, is_utf8, mail_line, rcpt_line
 from .smtp_opening import Endpoint
-from .smtp_replies import Judgement, Reply, Stage, judge, queue_id, too_many_recipients
+from .smtp_replies import Reply, Stage, judge, too_many_recipients
+from .smtp_settling import COMMANDS, Settling
 
-#: What may stand between the angle brackets of MAIL and RCPT; the message was checked before,
-#: this is the last door (RFC 5321 4.1.2, RFC 6531 3.3; quoted local parts are not accepted).
-_PATH = re.compile(r"[^\s<>\x00-\x20\x7f-\x9f]*")
-#: Answers to MAIL that an old connection may get and a new one not: 421, a lapsed login.
-_STALE = frozenset({FaultKind.UNREACHABLE, FaultKind.ACCOUNT})
-_DECIDED = frozenset({Fate.ACCEPTED, Fate.REFUSED, Fate.FAILED, Fate.UNKNOWN})
+#: Bytes up to which a body goes out in one write with its end.
+_SMALL = 16 * 1024
+#: Seconds for answers on which nothing depends any more but the use of the connection.
+_READ_PAST = 5.0
 
 
-class Transaction:
+def _nothing(_connection: SmtpConnection) -> None:
+    """No mail follows."""
+
+
+class Transaction(Settling):
     """One envelope. :meth:`run` once, then look at ``reusable`` and ``failed_before_mail``.
 
     :param data: the mail as bytes, CRLF lines only.
+    :param following: asked right before the end of the mail for the next one of this connection,
+        whose envelope then goes along.
     :param mail_deadline: until when MAIL must be answered; sooner than the attempt's deadline on
         a connection that may have died while it was idle.
     """
@@ -44,28 +48,15 @@ class Transaction:
         call: Call,
         data: bytes,
         mail_deadline: Deadline | None = None,
+        following: Callable[[SmtpConnection], Ahead | None] = _nothing,
     ) -> None:
-        self._connection = connection
-        self._endpoint = endpoint
-        self._call = call
+        super().__init__(connection, endpoint, call)
         self._data = data
         self._mail_deadline = mail_deadline or call.deadline
-        self._open: dict[str, None] = {r.email: None for r in call.recipients}
-        self._results: dict[str, RecipientResult] = {}
+        self._following = following
         self._accepted: list[str] = []
-        self._stage = Stage.MAIL
-        self._dot_is_out = False
-        self._fault: TransportFault | None = None
-        self._server_wide: str | None = None
-        self._message_config = False
-        self._final: Reply | None = None
-        self._broken = False
-        # What opening the connection took is told with its first mail.
-        self._phases, connection.phases = connection.phases, {}
-        #: Another mail may follow on this connection.
-        self.reusable = False
-        #: The transport is at fault and MAIL was not accepted: another connection may do better.
-        self.failed_before_mail = False
+        #: The answer that put recipients off to another envelope, if one did.
+        self._full: Reply | None = None
 
     def run(self) -> Outcome:
         """Hand the mail over as far as it goes.
@@ -73,11 +64,11 @@ class Transaction:
         :raises HandoverRefused: from ``call.hand_over``; the dot was not sent.
         """
         try:
-            if self._fits() and self._mail() and self._rcpt() and self._ask_data():
-                self._body()
-                self._dot()
+            if self._fits() and self._envelope():
+                self._hand_over()
         except Broken as trouble:
             self._break(trouble)
+        self._leave_stage()
         return self._outcome()
 
     # -- before MAIL -----------------------------------------------------------------------------
@@ -97,10 +88,10 @@ class Transaction:
         return bool(self._open)
 
     def _refuse_odd_addresses(self) -> None:
-        if not _PATH.fullmatch(self._call.letter.envelope_sender):
+        if not PATH.fullmatch(self._call.letter.envelope_sender):
             self._settle_all(Fate.FAILED, "the envelope sender is no address that can be sent")
         for email in list(self._open):
-            if not email or not _PATH.fullmatch(email):
+            if not email or not PATH.fullmatch(email):
                 self._settle(email, Fate.REFUSED, "no address that can stand in an envelope")
 
     def _refuse_utf8(self) -> None:
@@ -109,17 +100,11 @@ class Transaction:
         lacks = f"{self._endpoint.host} takes ASCII addresses only (it has no SMTPUTF8)"
         if address_needs_utf8(letter.envelope_sender):
             self._settle_all(Fate.REFUSED, f"envelope sender {letter.envelope_sender}: {lacks}")
-        elif self._header_is_utf8():
+        elif is_utf8(letter, self._call.recipients):
             named = ", ".join(filter(address_needs_utf8, self._shown_addresses()))
             self._settle_all(Fate.REFUSED, f"{named or 'a header field'}: {lacks}")
         for email in list(filter(address_needs_utf8, self._open)):
             self._settle(email, Fate.REFUSED, f"{email}: {lacks}")
-
-    def _header_is_utf8(self) -> bool:
-        letter = self._call.letter
-        return header_needs_utf8(
-            letter, self._call.recipients[0] if letter.private_copies else None
-        )
 
     def _shown_addresses(self) -> Iterator[str]:
         letter = self._call.letter
@@ -130,47 +115,100 @@ class Transaction:
 
     # -- the envelope ----------------------------------------------------------------------------
 
-    def _mail(self) -> bool:
+    def _envelope(self) -> bool:
+        """MAIL, RCPT and DATA; false when there is nobody to send a body for."""
         self.reusable = False
-        with self._during(Stage.MAIL):
-            if self._connection.needs_reset:
-                self._reset()
-            deadline = self._endpoint.step(self._mail_deadline)
-            reply = self._ask(self._mail_line(), deadline)
-        self._connection.needs_reset = True
-        return self._go_on(reply, reply.ok)
+        connection = self._connection
+        announced = connection.take_ahead()
+        if announced is not None or goes_at_once(self._open, connection.extensions):
+            return self._all_at_once(announced is not None)
+        self._enter(Stage.MAIL)
+        if connection.needs_reset:
+            self._reset(connection.command("RSET", self._mail_step()))
+        if not self._after_mail(connection.command(self._mail_line(), self._mail_step())):
+            return False
+        self._enter(Stage.RCPT)
+        for email in list(self._open):
+            if not self._after_rcpt(email, connection.command(rcpt_line(email), self._step())):
+                return False
+            if self._full:
+                break
+        if not self._somebody():
+            return False
+        self.reusable = False
+        self._enter(Stage.DATA)
+        return self._after_data(connection.command("DATA", self._step()))
 
-    def _reset(self) -> None:
-        """RSET is left until now, so that no mail's result waits for it."""
-        reply = self._connection.command("RSET", self._endpoint.step(self._mail_deadline))
+    def _all_at_once(self, announced: bool) -> bool:
+        """The envelope in one write, then its answers in order (RFC 2920).
+
+        ``announced``: it went out already, with the end of the mail before.
+        """
+        connection, emails = self._connection, list(self._open)
+        self._enter(Stage.MAIL)
+        reset = connection.needs_reset and not announced
+        if not announced:
+            lines = [self._mail_line(), *map(rcpt_line, emails), "DATA"]
+            connection.send_lines(["RSET", *lines] if reset else lines, self._mail_step())
+        if reset:
+            self._reset(connection.read_reply(self._mail_step()))
+        if not self._after_mail(connection.read_reply(self._mail_step())):
+            self._read_past(len(emails) + 1)
+            return False
+        self._enter(Stage.RCPT)
+        for email in emails:
+            if not self._after_rcpt(email, connection.read_reply(self._step())):
+                return False
+        if not self._somebody():
+            self._read_past(1)
+            return False
+        self.reusable = False
+        self._enter(Stage.DATA)
+        return self._after_data(connection.read_reply(self._step()))
+
+    def _read_past(self, answers: int) -> None:
+        """Read what the server says to commands that had gone along. One that would now take a
+        body for nobody is left alone: that is safe, and an empty mail might not be."""
+        if not self.reusable:
+            return
+        self.reusable = False
+        deadline = self._call.deadline.sooner(_READ_PAST)
+        with suppress(Broken):
+            for _ in range(answers):
+                reply = self._connection.read_reply(deadline)
+            self.reusable = reply.code >= 400 and reply.code != 421
+
+    def _reset(self, reply: Reply) -> None:
+        """RSET is left until the next mail, so that no mail's result waits for it."""
         if not reply.ok:
             raise Broken(f"the server answered {reply} to RSET")
 
     def _mail_line(self) -> str:
-        sender = self._call.letter.envelope_sender
-        line = f"MAIL FROM:<{sender}>"
-        if "SIZE" in self._connection.extensions:
-            line += f" SIZE={len(self._data)}"
-        if self._header_is_utf8() or any(map(address_needs_utf8, [sender, *self._open])):
-            line += " SMTPUTF8"
-            if "8BITMIME" in self._connection.extensions:
-                line += " BODY=8BITMIME"
-        return line
+        call, extensions = self._call, self._connection.extensions
+        return mail_line(call.letter, call.recipients, self._open, len(self._data), extensions)
 
-    def _rcpt(self) -> bool:
-        """Name the recipients one by one; false when there is nobody to send a body for."""
-        with self._during(Stage.RCPT):
-            for email in list(self._open):
-                reply = self._ask(f"RCPT TO:<{email}>", self._step())
-                if reply.ok:
-                    self._accepted.append(email)
-                elif self._accepted and too_many_recipients(reply):
-                    break
-                elif not self._one_refused(email, reply):
-                    return False
-        # Those who are left are not reached by this envelope and want one of their own.
-        for email in self._open.keys() - set(self._accepted):
-            self._settle(email, Fate.UNTRIED, str(reply))
+    def _after_mail(self, reply: Reply) -> bool:
+        self._sensible(reply)
+        self._connection.needs_reset = True
+        return self._go_on(reply, reply.ok)
+
+    def _after_rcpt(self, email: str, reply: Reply) -> bool:
+        """Note the answer to one RCPT; false when it speaks for more than that recipient."""
+        self._sensible(reply)
+        if reply.ok:
+            self._accepted.append(email)
+        elif self._accepted and too_many_recipients(reply):
+            self._full = reply
+        else:
+            return self._one_refused(email, reply)
+        return True
+
+    def _somebody(self) -> bool:
+        """Whether anybody is to get a body. Who is left out is not reached by this envelope, and
+        wants one of his own."""
+        if self._full is not None:
+            for email in self._open.keys() - set(self._accepted):
+                self._settle(email, Fate.UNTRIED, str(self._full))
         self.reusable = not self._accepted and self._fault is None
         return bool(self._accepted)
 
@@ -185,149 +223,67 @@ class Transaction:
 
     # -- the body --------------------------------------------------------------------------------
 
-    def _ask_data(self) -> bool:
-        self.reusable = False
-        with self._during(Stage.DATA):
-            reply = self._ask("DATA", self._step(), expect=(354, 355))
+    def _after_data(self, reply: Reply) -> bool:
+        self._sensible(reply, (354, 355))
         return self._go_on(reply, reply.code == 354)
 
-    def _body(self) -> None:
-        """Everything but the dot. A server that already says something is not listening."""
-        with self._during(Stage.DATA):
-            self._connection.write(dot_stuffed(self._data), self._call.deadline)
-            early = self._connection.unsolicited()
-        if early is not None:
-            if judge(Stage.DATA, early).whole_server:
-                self._server_wide = str(early)
-            raise Broken(f"the server answered {early} before the mail was complete")
-
-    def _dot(self) -> None:
-        """The point of no return, and the answer that everything hangs on."""
+    def _hand_over(self) -> None:
+        """The body, and the point of no return. A small body goes out together with its end."""
+        body = dot_stuffed(self._data)
+        if len(body) > _SMALL:
+            self._connection.write(body, self._call.deadline)
+            body = b""
+        self._heed(self._connection.unsolicited())
+        following = self._following(self._connection)
         crashpoints.reached("smtp.before_dot")
         self._call.hand_over()
+        self._enter(Stage.DOT)
         deadline = Deadline.after(self._call.final_reply_timeout)
-        with self._during(Stage.DOT):
-            # An error in here means that the dot did not leave whole: the server cannot act on it.
-            self._connection.write(b".\r\n", deadline)
-            self._dot_is_out = True
-            crashpoints.reached("smtp.after_dot")
-            reply = self._sensible(self._connection.read_reply(deadline))
+        self._dot(body + b".\r\n", following, self._call.deadline if body else deadline)
+        crashpoints.reached("smtp.after_dot")
+        reply = self._sensible(self._connection.read_reply(deadline))
         crashpoints.reached("smtp.after_final_reply")
         self._connection.mails += 1
         self._connection.needs_reset = not reply.ok
         if self._go_on(reply, reply.ok):
             self._settle_all(Fate.ACCEPTED, str(reply))
             self.reusable = True
+        self._connection.ahead = following
 
-    def _ask(self, line: str, deadline: Deadline, expect: tuple[int, int] = (200, 300)) -> Reply:
-        return self._sensible(self._connection.command(line, deadline), expect)
+    def _heed(self, early: Reply | None) -> None:
+        """A server that already says something is not listening."""
+        if early is not None:
+            if judge(Stage.DATA, early).whole_server:
+                self._server_wide = str(early)
+            raise Broken(f"the server answered {early} before the mail was complete")
+
+    def _dot(self, end: bytes, following: Ahead | None, deadline: Deadline) -> None:
+        """The end of the mail, and with it the envelope of the next one.
+
+        An error means that not all of it left. Without the last byte of the end the server cannot
+        act on this mail.
+        """
+        envelope = b"" if following is None else command_lines(following.lines)
+        try:
+            self._connection.write(end + envelope, deadline)
+        except Broken:
+            self._dot_is_out = self._connection.written >= len(end)
+            raise
+        self._dot_is_out = True
 
     def _sensible(self, reply: Reply, expect: tuple[int, int] = (200, 300)) -> Reply:
         """A reply that is neither a refusal nor what the command asks for helps nobody."""
         if reply.code < 400 and reply.code not in range(*expect):
-            raise Broken(f"the server answered {reply} to {_COMMANDS[self._stage]}")
+            raise Broken(f"the server answered {reply} to {COMMANDS[self._stage]}")
         return reply
-
-    # -- what comes of it ------------------------------------------------------------------------
-
-    def _go_on(self, reply: Reply, fine: bool) -> bool:
-        """Settle everybody who is still open if the server refused the mail as a whole."""
-        self._final = reply
-        if fine:
-            return True
-        verdict = judge(self._stage, reply)
-        self._note_verdict(verdict, reply)
-        if verdict.fate is Fate.DEFERRED:
-            self._defer_untried(str(reply))
-        self._settle_all(verdict.fate, str(reply))
-        self.failed_before_mail = self._stage is Stage.MAIL and verdict.fault in _STALE
-        self.reusable = verdict.fault is None and not verdict.whole_server
-        return False
-
-    def _note_verdict(self, verdict: Judgement, reply: Reply) -> None:
-        self._message_config |= verdict.message_config
-        if verdict.fault is not None:
-            words = f"{self._endpoint} answered {reply} to {_COMMANDS[self._stage]}"
-            self._fault = TransportFault(verdict.fault, words)
-        elif verdict.whole_server:
-            self._server_wide = str(reply)
-
-    def _break(self, trouble: Broken) -> None:
-        """The conversation broke: what that means depends on how far it was."""
-        self.reusable = False
-        self._broken = not self._server_wide
-        moment = _TOO_LATE if self._dot_is_out else _MOMENTS[self._stage]
-        text = f"{self._endpoint}: {trouble} ({moment})"
-        self._defer_untried(text)
-        if self._dot_is_out:
-            self._settle_all(Fate.UNKNOWN, text)
-            return
-        self._settle_all(Fate.DEFERRED, text)
-        if self._stage is Stage.MAIL:
-            self.failed_before_mail = True
-            self._fault = TransportFault(FaultKind.UNREACHABLE, text)
-
-    def _settle(self, email: str, fate: Fate, detail: str) -> None:
-        self._results[email] = RecipientResult(email, fate, detail)
-        self._open.pop(email, None)
-
-    def _settle_all(self, fate: Fate, detail: str) -> None:
-        for email in list(self._open):
-            self._settle(email, fate, detail)
-
-    def _defer_untried(self, detail: str) -> None:
-        """At once is no good time for those who were not reached, after all."""
-        for result in list(self._results.values()):
-            if result.fate is Fate.UNTRIED:
-                self._settle(result.address, Fate.DEFERRED, detail)
-
-    def _outcome(self) -> Outcome:
-        results = tuple(self._results[r.email] for r in self._call.recipients)
-        return Outcome(
-            results,
-            fault=self._fault_for(results),
-            server_wide=self._server_wide,
-            unanswered=self._broken,
-            # If others of this mail were taken, its sender is fit to be used.
-            message_config=self._message_config
-            and all(result.fate is not Fate.ACCEPTED for result in results),
-            server=self._note(),
-        )
-
-    def _fault_for(self, results: Iterable[RecipientResult]) -> TransportFault | None:
-        """A limit that did not keep others of this mail from being decided rests nobody."""
-        limit = self._fault and self._fault.kind in (FaultKind.QUOTA, FaultKind.RATE_LIMITED)
-        if limit and any(result.fate in _DECIDED for result in results):
-            return None
-        return self._fault
-
-    def _note(self) -> ServerNote:
-        accepted = self._final is not None and self._stage is Stage.DOT and self._final.ok
-        return ServerNote(
-            host=self._endpoint.host,
-            address=self._connection.address,
-            tls=self._connection.tls,
-            queue_id=queue_id(self._final) if self._final and accepted else None,
-            reply=str(self._final) if self._final else None,
-            phases=dict(self._phases),
-        )
 
     # -- time ------------------------------------------------------------------------------------
 
     def _step(self) -> Deadline:
         return self._endpoint.step(self._call.deadline)
 
-    @contextmanager
-    def _during(self, stage: Stage) -> Iterator[None]:
-        """Remember where we are, and how long we were there."""
-        self._stage = stage
-        crashpoints.reached(f"smtp.{stage}")
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            spent = time.monotonic() - started
-            self._phases[stage.value] = self._phases.get(stage.value, 0.0) + spent
+    def _mail_step(self) -> Deadline:
+        return self._endpoint.step(self._mail_deadline)
 
 
 def dot_stuffed(data: bytes) -> bytes:
@@ -336,18 +292,3 @@ def dot_stuffed(data: bytes) -> bytes:
     if data.startswith(b"."):
         data = b"." + data
     return data if not data or data.endswith(b"\r\n") else data + b"\r\n"
-
-
-_COMMANDS = {
-    Stage.MAIL: "MAIL",
-    Stage.RCPT: "RCPT",
-    Stage.DATA: "DATA",
-    Stage.DOT: "the end of the mail",
-}
-_MOMENTS = {
-    Stage.MAIL: "before MAIL was answered",
-    Stage.RCPT: "during RCPT, before the mail was handed over",
-    Stage.DATA: "during DATA, before the mail was handed over",
-    Stage.DOT: "the final dot did not leave, so the mail was not handed over",
-}
-_TOO_LATE = "after the mail was handed over: it may have been accepted"

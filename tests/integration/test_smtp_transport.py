@@ -66,17 +66,34 @@ def test_a_retry_sends_the_same_bytes_to_the_rest() -> None:
     assert (one.parsed["To"], one.parsed["Cc"], one.parsed["Bcc"]) == (ANN, BOB, None)
 
 
-def test_all_refused_means_no_data() -> None:
-    """Without a recipient no body is sent, and the next mail starts with RSET."""
+NO_PIPELINING = ("8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8")
+PIPELINING = (*NO_PIPELINING, "PIPELINING")
+
+
+@pytest.mark.parametrize("extensions", [NO_PIPELINING, PIPELINING])
+def test_all_refused_means_no_body(extensions: tuple[str, ...]) -> None:
+    """Without a recipient no body is sent, and the next mail starts with RSET on the same line."""
     script = ["550 5.1.1 no", "450 4.2.0 later"]
-    with SmtpServer(rcpt=script) as server, client(server) as smtp:
+    with SmtpServer(rcpt=script, extensions=extensions) as server, client(server) as smtp:
         outcome = send(smtp, a_letter(ANN, BOB))
-        assert server.count("DATA") == 0
+        assert server.messages == []
+        assert server.count("DATA") == ("PIPELINING" in extensions)
         assert fates(send(smtp)) == {ANN: "accepted"}
         verbs = [command.verb for command in server.commands]
     assert fates(outcome) == {ANN: "refused", BOB: "deferred"}
-    assert verbs[4:6] == ["RSET", "MAIL"]
+    reset = verbs.index("RSET")
+    assert verbs[reset + 1] == "MAIL"
     assert server.connections == 1
+
+
+def test_a_server_that_would_take_a_body_for_nobody_gets_none() -> None:
+    """A 354 although every recipient was refused: the line is cut, no empty mail is sent."""
+    with SmtpServer(rcpt=["550 5.1.1 no"], data="354 go on") as server, client(server) as smtp:
+        outcome = send(smtp)
+        assert fates(outcome) == {ANN: "refused"}
+        assert fates(send(smtp)) == {ANN: "accepted"}
+        assert len(server.messages) == 1
+        assert server.connections == 2
 
 
 @pytest.mark.parametrize("full", ["452 4.5.3 too many", "452 too many", "552 too many"])
@@ -139,7 +156,7 @@ def test_leave_is_asked_for_right_before_the_dot() -> None:
 
     server = SmtpServer(body=lambda turn: bodies.append(turn.argument))
     with server, client(server) as smtp:
-        outcome = send(smtp, hand_over=look)
+        outcome = send(smtp, a_letter(text="x" * 70 + "\n" * 20_000), hand_over=look)
     assert seen == [(True, 0)]
     assert fates(outcome) == {ANN: "accepted"}
 
