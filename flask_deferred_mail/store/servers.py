@@ -32,6 +32,10 @@ UPGRADE_PATIENCE = 5
 #: Seconds to wait for a connection to the server.
 CONNECT_TIMEOUT = 10
 
+#: Seconds that one statement waits for a lock, unless the server is set to less: PostgreSQL and
+#: MariaDB's locks of tables know no end, and a view would hang as long as somebody alters a table.
+LOCK_TIMEOUT = 5
+
 # Of the lock that processes take to make or upgrade tables. MySQL's are known to the whole server,
 # and their names are short.
 _TURN = "flask_deferred_mail"
@@ -149,6 +153,11 @@ class PostgresqlBackend(ServerBackend):
     _lost = frozenset({"08000", "08003", "08006", "08001", "57P01", "57P02", "57P03"})
     _missing = frozenset({"42P01", "42703"})
 
+    def bare_engine(self) -> Engine:
+        engine = super().bare_engine()
+        event.listen(engine, "connect", _bound_lock_waits)
+        return engine
+
     def connection_options(self) -> dict[str, Any]:
         # After a few runs psycopg prepares a statement on the server, by a name of its own. Behind
         # a pooler of transactions the next transaction is on another connection: there the name
@@ -192,7 +201,9 @@ class MysqlBackend(ServerBackend):
         "charset": "utf8mb4",
         # In strict mode nothing is cut silently; in UTC no hour comes twice.
         "init_command": "SET time_zone = '+00:00', "
-        "sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
+        "sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), "
+        f"innodb_lock_wait_timeout = LEAST(@@innodb_lock_wait_timeout, {LOCK_TIMEOUT}), "
+        f"lock_wait_timeout = LEAST(@@lock_wait_timeout, {LOCK_TIMEOUT})",
     }
     # lock wait timeout, deadlock, and MariaDB's "record has changed since last read"
     _again = frozenset({1205, 1213, 1020})
@@ -227,6 +238,20 @@ class MysqlBackend(ServerBackend):
                 "that setting, or send smaller attachments"
             )
         return super().explain(error)
+
+
+def _bound_lock_waits(connection: Any, _record: object) -> None:
+    """Let a statement of PostgreSQL wait for a lock for a bounded time.
+
+    Not behind a pooler, where the setting would stay on a connection that others use as well: it
+    tells the client another process id than the server does.
+    """
+    connection.execute(
+        "SELECT set_config('lock_timeout', %s, false) "
+        "WHERE current_setting('lock_timeout') = '0' AND pg_backend_pid() = %s",
+        (f"{LOCK_TIMEOUT}s", connection.info.backend_pid),
+    )
+    connection.commit()
 
 
 def _note_idle(_connection: object, record: Any) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 
-from flask_deferred_mail.errors import CommitUnknown, StoreError
+from flask_deferred_mail.doctor_database import examine_database
+from flask_deferred_mail.errors import CommitUnknown, StoreBusy, StoreError
+from flask_deferred_mail.finding import Level
 from flask_deferred_mail.store.database import Database
 from tests.support.background import Background
 from tests.support.fault_site import FaultSite, ask
@@ -72,6 +75,64 @@ def test_gone_and_back(app: MailApp, server: OwnServer) -> None:
     server.start()
     app.send()
     assert app.sweep().sent == 2
+
+
+_LOCK = {
+    "postgresql": "LOCK TABLE deferred_mail_job IN ACCESS EXCLUSIVE MODE",
+    "mariadb": "LOCK TABLES deferred_mail_job WRITE",
+}
+
+
+def test_c1_a_table_that_somebody_has_locked(app: MailApp, server: OwnServer, url: str) -> None:
+    """As while a table is altered: a named error in the view, soon; afterwards all is as before."""
+    app.send()
+    other = create_engine(url)
+    with other.connect() as connection:
+        connection.exec_driver_sql(_LOCK[server.kind])
+        began = time.monotonic()
+        with pytest.raises(StoreBusy, match="nothing was written"):
+            app.send()
+        assert time.monotonic() - began < 30
+    other.dispose()
+    app.send()
+    assert app.sweep().sent == 2
+
+
+@pytest.fixture
+def read_only(server: OwnServer, url: str, app: MailApp) -> Iterator[str]:
+    """The URL of a database with one mail as a replica shows it; writable again at the end."""
+    app.send()
+    app.runtime.database.close()
+    address = make_url(url)
+    if server.kind == "postgresql":
+        setting = f"ALTER DATABASE {address.database} SET default_transaction_read_only"
+        server.execute(f"{setting} = on")
+        yield url
+        server.execute(f"{setting} = off")
+        return
+    server.execute("CREATE USER shop@127.0.0.1")
+    server.execute(f"GRANT ALL ON {address.database}.* TO shop@127.0.0.1")
+    server.execute("SET GLOBAL read_only = 1")
+    yield address.set(username="shop").render_as_string(hide_password=False)
+    server.execute("SET GLOBAL read_only = 0")
+    server.execute("DROP USER shop@127.0.0.1")
+
+
+def test_c1_c8_a_replica_records_and_claims_nothing(
+    make_app: Callable[..., MailApp], smtp: SmtpServer, read_only: str
+) -> None:
+    """What may only be read says so to whoever records or sweeps; it can still be looked at."""
+    replica = make_app(
+        smtp.url(), DEFERRED_MAIL_DISPATCH="none", DEFERRED_MAIL_DATABASE_URI=read_only
+    )
+    with pytest.raises(StoreError, match=r"read-only"):
+        replica.send()
+    with pytest.raises(StoreError, match=r"read-only"):
+        replica.runtime.claims.take("default", 1)
+    findings = [(f.level, f.text) for f in examine_database(replica.runtime.database)]
+    assert any(level is Level.FAIL and "cannot be written" in text for level, text in findings)
+    assert replica.runtime.reports.backlog().due == 1
+    assert not smtp.messages
 
 
 def test_restarted_while_sending(app: MailApp, server: OwnServer, smtp: SmtpServer) -> None:

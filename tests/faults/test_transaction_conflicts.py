@@ -163,11 +163,12 @@ def test_a_lock_that_is_never_let_go_is_an_error(database: Database) -> None:
     assert _sizes(database)[0] == 101
 
 
-@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
-def test_ten_senders_at_both_isolation_levels(database: Database, isolation: str) -> None:
+@pytest.mark.parametrize(
+    "isolation", ["READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+)
+def test_ten_senders_at_any_isolation_level(database: Database, isolation: str) -> None:
     """Claims, renewals and outcomes of ten threads: each mail is taken once, each outcome in."""
-    if isolation == "REPEATABLE READ":
-        _repeatable_read(database)
+    database.engine.update_execution_options(isolation_level=isolation)
     jobs = JobStore(database)
     jobs.add_many([Submission(a_letter()) for _ in range(148)])
     claims = Claims(database, Lease(60, "host:1"))
