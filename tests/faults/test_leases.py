@@ -260,8 +260,14 @@ def test_b1_receivers_of_a_stuck_attempt_do_not_stop_the_heartbeat(
 # -- B2 -----------------------------------------------------------------------------------------
 
 
-def stop(pid: int) -> None:
-    """SIGSTOP; goes on when the process stands still."""
+def stop(pid: int, app: MailApp) -> None:
+    """SIGSTOP; goes on when the process stands still.
+
+    Right after a renewal: one that stands still in the middle of a transaction keeps its lock, and
+    nobody can take anything over before it goes on.
+    """
+    first = lease_end(app)
+    wait_until(lambda: lease_end(app) > first, 20, "the lease was not renewed")
     os.kill(pid, signal.SIGSTOP)
     stat = Path(f"/proc/{pid}/stat")
     if stat.exists():
@@ -287,7 +293,7 @@ def test_b2_a_process_that_stood_still_with_the_dot_out(
     job_id = answered(server, "/send?id=slow")
     answer.wait()
     [worker] = server.worker_pids()
-    stop(worker)
+    stop(worker, site.rows)
     try:
         wait_until(lambda: time.time() > lease_end(site.rows), 20)
         assert site.sweep(**B2_TAKER).counts()["sent"] == 1
@@ -316,7 +322,7 @@ def test_b2_a_process_that_stood_still_before_the_dot_sends_nothing(
     job_id = answered(server, "/send?id=slow")
     answer.wait()
     [worker] = server.worker_pids()
-    stop(worker)
+    stop(worker, site.rows)
     try:
         wait_until(lambda: time.time() > lease_end(site.rows), 20)
         assert site.sweep(**B2_TAKER).counts()["sent"] == 1

@@ -135,6 +135,24 @@ def test_c1_c8_a_replica_records_and_claims_nothing(
     assert not smtp.messages
 
 
+_LAX = {
+    "postgresql": ("ALTER DATABASE {} SET synchronous_commit = {}", "off", "on"),
+    "mariadb": ("SET GLOBAL innodb_flush_log_at_trx_commit = {1}", "2", "1"),
+}
+
+
+def test_c6_c8_doctor_says_when_a_commit_does_not_wait_for_the_disk(
+    app: MailApp, server: OwnServer, url: str
+) -> None:
+    """The server's own setting; put right, doctor is content."""
+    statement, lax, strict = _LAX[server.kind]
+    for setting, level in ((lax, Level.FAIL), (strict, Level.OK)):
+        server.execute(statement.format(make_url(url).database, setting))
+        app.runtime.database.close()
+        found = [f.level for f in examine_database(app.runtime.database) if "the disk" in f.text]
+        assert found == [level]
+
+
 def test_restarted_while_sending(app: MailApp, server: OwnServer, smtp: SmtpServer) -> None:
     """The mail is out when the server dies: its outcome is written when it is back, no copy."""
     job = app.send()
