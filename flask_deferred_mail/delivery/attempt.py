@@ -26,7 +26,7 @@ from ..letter import Letter
 from ..outcome import Fate, RecipientResult, ServerNote
 from ..store.claims import Claim
 from ..store.database import PATIENCE
-from ..store.jobs import OUTCOME_PATIENCE
+from ..store.outcomes import OUTCOME_PATIENCE
 from ..store.statements import AttemptNote, Verdict
 from .calls import Calls, Tools
 from .leases import OUT_OF_TIME, Holding, LeaseKeeper, Phase

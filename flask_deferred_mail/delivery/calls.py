@@ -28,7 +28,8 @@ from ..job import JobRecipient, RecipientStatus
 from ..letter import Letter, Recipient
 from ..outcome import Fate, FaultKind, Outcome, RecipientResult, ServerNote
 from ..store.database import PATIENCE
-from ..store.jobs import OUTCOME_PATIENCE, JobStore
+from ..store.jobs import JobStore
+from ..store.outcomes import OUTCOME_PATIENCE
 from ..transports.base import Call, Transport
 from .leases import LOST, Holding
 from .pacing import Pacing

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from .. import crashpoints
-from ..errors import CommitUnknown, ContentLost, JobNotFound, StoreError
+from ..errors import ContentLost, JobNotFound, StoreError
 from ..job import Job, JobRecipient, JobStatus, RecipientStatus
 from ..letter import Letter, Submission
 from . import payload, statements
@@ -23,6 +23,7 @@ from .bulk import insert_rows
 from .claims import Claim, Lease, new_token, preleased
 from .database import PATIENCE, Database
 from .dialect import insert_or_ignore, now
+from .outcomes import OUTCOME_PATIENCE, Outcomes
 from .prepared import Prepared
 from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
 from .schema import blobs, jobs
@@ -31,10 +32,6 @@ from .statements import Verdict
 from .waking import Bell
 
 log = logging.getLogger("flask_deferred_mail.store")
-
-#: Seconds for which the outcome of a mail is written again and again on a busy database: until it
-#: is in, a crash would send the mail twice.
-OUTCOME_PATIENCE = 45.0
 
 #: Bytes that an outcome takes, generously: row, attempt log, and recipients with their replies.
 _OUTCOME = 16_384
@@ -63,6 +60,7 @@ class JobStore:
         self.database = database
         self.seals = seals or Seals()
         self._bell = bell
+        self._outcomes = Outcomes(database)
 
     # -- recording --------------------------------------------------------------------------
 
@@ -317,37 +315,8 @@ class JobStore:
     # -- afterwards -------------------------------------------------------------------------
 
     def record(self, claim: Claim, verdict: Verdict, patience: float = OUTCOME_PATIENCE) -> bool:
-        """Write what an attempt came to: row, attempt log and index of addresses, at once.
-
-        False: the lease was lost, and nothing was written. On a busy database it is tried for
-        ``patience`` seconds.
-        """
-
-        statement, values = statements.outcome_of(claim, verdict)
-        line = statements.log_line(claim, verdict.note)
-
-        def work(connection: Connection) -> bool:
-            changed = bool(statement.run(connection, values).rowcount == 1)
-            if changed:
-                statements.LOG_ATTEMPT.run(connection, line)
-                statements.index_recipients(connection, claim.job_id, verdict.recipients)
-            crashpoints.reached("in-outcome")
-            return changed
-
-        try:
-            return self.database.write(work, patience=patience)
-        except CommitUnknown:
-            # The row itself says whether it happened: committing takes the token away.
-            if self._still_ours(claim):
-                return self.database.write(work, patience=patience)
-            log.warning("mail %d: its outcome was committed, the answer was lost", claim.job_id)
-            return True
-
-    def _still_ours(self, claim: Claim) -> bool:
-        query = select(jobs.c.id).where(
-            jobs.c.id == claim.job_id, jobs.c.lease_token == claim.token
-        )
-        return self.database.read(lambda c: c.scalar(query), patience=OUTCOME_PATIENCE) is not None
+        """Write what an attempt came to: see :meth:`.outcomes.Outcomes.record`."""
+        return self._outcomes.record(claim, verdict, patience)
 
     def reopen(self, job_ids: Sequence[int]) -> int:
         """Put failed mails back in the queue: what failed them was not their fault.

@@ -54,13 +54,11 @@ class Prepared:
         rows = self.rows(connection, values)
         return rows[0][0] if rows else None
 
-    def run_each(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Run it for each of the rows, which all give the same names."""
+    def run_each(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Run it for each of the rows, which all give the same names; the rows that it changed."""
         if connection.dialect.name != "sqlite":
-            connection.execute(self._statement, list(rows))
-            return
-        for row in rows:
-            self.run(connection, row)
+            return int(connection.execute(self._statement, [dict(row) for row in rows]).rowcount)
+        return sum(self.run(connection, row).rowcount for row in rows)
 
     def _prepare(self, connection: Connection, values: Mapping[str, Any]) -> tuple[str, _Places]:
         names = tuple(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -347,8 +347,9 @@ def log_line(claim: Claim, note: AttemptNote) -> dict[str, Any]:
 
 
 def index_recipients(
-    connection: Connection, job_id: int, recipients: tuple[JobRecipient, ...]
+    connection: Connection, settled: Iterable[tuple[int, tuple[JobRecipient, ...]]]
 ) -> None:
+    """Note whom mails went to: pairs of a mail's number and its recipients."""
     _index_recipients(connection.dialect.name).run_each(
         connection,
         [
@@ -360,6 +361,7 @@ def index_recipients(
                 "status": entry.status.value,
                 "provider_message_id": entry.provider_message_id,
             }
+            for job_id, recipients in settled
             for position, entry in enumerate(recipients)
         ],
     )

@@ -1,0 +1,186 @@
+"""What became of mails, written down: outcomes of several threads share one commit.
+
+Each thread waits until its own outcome is committed, as the promise asks of it (a connection hands
+over nothing more before that). But whoever comes while another commits joins the next commit, so
+that under load a commit, which costs more than all that it holds, is paid once for many mails.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from .. import crashpoints
+from ..errors import CommitUnknown, StoreError
+from . import statements
+from .claims import Claim
+from .database import PATIENCE, Database
+from .prepared import Prepared
+from .schema import jobs
+from .statements import Verdict
+
+log = logging.getLogger("flask_deferred_mail.store")
+
+#: Seconds for which the outcome of a mail is written again and again on a busy database: until it
+#: is in, a crash would send the mail twice.
+OUTCOME_PATIENCE = 45.0
+
+#: Outcomes in one commit at most.
+MOST_AT_ONCE = 100
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One outcome, and the thread that waits for it."""
+
+    claim: Claim
+    verdict: Verdict
+    statement: Prepared
+    values: dict[str, Any]
+    line: dict[str, Any]
+    patience: float
+    #: Released when it is written, or when its thread has to see to it.
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    written: bool | None = None
+    #: Its commit with others failed: it is written on its own. Set with whether that commit may
+    #: have happened all the same.
+    alone: bool = False
+    in_doubt: bool = False
+
+
+class _NotAll(Exception):
+    """Of some row in the batch the lease was lost: which one, only single writes tell."""
+
+
+class Outcomes:
+    """Writes outcomes of one process. Safe for threads."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._lock = threading.Lock()
+        self._waiting: deque[_Entry] = deque()
+        self._busy = False
+
+    def record(self, claim: Claim, verdict: Verdict, patience: float = OUTCOME_PATIENCE) -> bool:
+        """Write what an attempt came to: row, attempt log and index of addresses, at once.
+
+        False: the lease was lost, and nothing was written. On a busy database it is tried for
+        ``patience`` seconds.
+
+        :raises StoreError: it is not written.
+        """
+        statement, values = statements.outcome_of(claim, verdict)
+        line = statements.log_line(claim, verdict.note)
+        entry = _Entry(claim, verdict, statement, values, line, patience)
+        if not self._leads(entry):
+            entry.turn.acquire()
+            if entry.written is not None:
+                return entry.written
+            if entry.alone:
+                return self._alone(entry)
+        return self._lead(entry)
+
+    def _leads(self, entry: _Entry) -> bool:
+        """Whether nobody writes just now; else the entry waits in line."""
+        with self._lock:
+            if self._busy:
+                entry.turn.acquire()
+                self._waiting.append(entry)
+                return False
+            self._busy = True
+            return True
+
+    def _lead(self, entry: _Entry) -> bool:
+        """Write this outcome, and those that wait, in one transaction. If that fails, each thread
+        sees to its own, and the next one leads."""
+        batch = [entry]
+        try:
+            with self._lock:
+                while self._waiting and len(batch) < MOST_AT_ONCE:
+                    batch.append(self._waiting.popleft())
+            self._together(batch)
+        finally:
+            self._pass_on(batch)
+        return self._alone(entry) if entry.written is None else entry.written
+
+    def _together(self, batch: list[_Entry]) -> None:
+        # Others stand in line behind this one, so it is not as patient as each alone may be.
+        patience = min(PATIENCE, *(entry.patience for entry in batch))
+        try:
+            if len(batch) == 1:
+                batch[0].written = self.database.write(
+                    lambda connection: _write_one(connection, batch[0]), patience=patience
+                )
+                return
+            self.database.write(lambda connection: _write_all(connection, batch), patience=patience)
+        except (_NotAll, StoreError) as error:
+            for entry in batch:
+                entry.in_doubt = isinstance(error, CommitUnknown)
+            return
+        for entry in batch:
+            entry.written = True
+
+    def _pass_on(self, batch: list[_Entry]) -> None:
+        """Let the next one lead, and wake those whose outcome this one wrote, or could not."""
+        with self._lock:
+            following = self._waiting.popleft() if self._waiting else None
+            self._busy = following is not None
+        if following is not None:
+            following.turn.release()
+        for entry in batch[1:]:
+            entry.alone = entry.written is None
+            entry.turn.release()
+
+    def _alone(self, entry: _Entry) -> bool:
+        """Write one outcome in its own transaction, after a try that failed."""
+        if entry.in_doubt and self._is_in(entry.claim):
+            return True
+        try:
+            return self.database.write(lambda c: _write_one(c, entry), patience=entry.patience)
+        except CommitUnknown:
+            if self._is_in(entry.claim):
+                return True
+            return self.database.write(lambda c: _write_one(c, entry), patience=entry.patience)
+
+    def _is_in(self, claim: Claim) -> bool:
+        """Whether a commit whose answer was lost has happened: committing takes the token away."""
+        query = select(jobs.c.id).where(
+            jobs.c.id == claim.job_id, jobs.c.lease_token == claim.token
+        )
+        ours = self.database.read(lambda c: c.scalar(query), patience=OUTCOME_PATIENCE) is not None
+        if not ours:
+            log.warning("mail %d: its outcome was committed, the answer was lost", claim.job_id)
+        return not ours
+
+
+def _write_one(connection: Connection, entry: _Entry) -> bool:
+    changed = bool(entry.statement.run(connection, entry.values).rowcount == 1)
+    if changed:
+        statements.LOG_ATTEMPT.run(connection, entry.line)
+        statements.index_recipients(connection, [(entry.claim.job_id, entry.verdict.recipients)])
+    crashpoints.reached("in-outcome")
+    return changed
+
+
+def _write_all(connection: Connection, batch: list[_Entry]) -> None:
+    """All of them, in the order of their rows: so no two processes wait for each other.
+
+    :raises _NotAll: a lease was lost; the transaction is to be rolled back.
+    """
+    by_statement: dict[Prepared, list[dict[str, Any]]] = {}
+    ordered = sorted(batch, key=lambda entry: entry.claim.job_id)
+    for entry in ordered:
+        by_statement.setdefault(entry.statement, []).append(entry.values)
+    for statement, rows in by_statement.items():
+        if statement.run_each(connection, rows) != len(rows):
+            raise _NotAll
+    statements.LOG_ATTEMPT.run_each(connection, [entry.line for entry in ordered])
+    statements.index_recipients(
+        connection, [(entry.claim.job_id, entry.verdict.recipients) for entry in ordered]
+    )
+    crashpoints.reached("in-outcome")

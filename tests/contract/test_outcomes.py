@@ -1,0 +1,158 @@
+"""Outcomes of several threads share a commit, and none of them pays for another's trouble."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from flask_deferred_mail.errors import CommitUnknown, StoreBusy, StoreError
+from flask_deferred_mail.job import JobRecipient, JobStatus, RecipientStatus
+from flask_deferred_mail.letter import Submission
+from flask_deferred_mail.store.claims import Claim, Claims, Lease
+from flask_deferred_mail.store.database import Database
+from flask_deferred_mail.store.jobs import JobStore
+from flask_deferred_mail.store.schema import attempts, jobs, recipients
+from flask_deferred_mail.store.statements import AttemptNote, Verdict
+from tests.support.databases import DATABASES, fresh_database
+from tests.support.transport_calls import a_letter
+from tests.support.waiting import wait_until
+
+MAILS = 12
+
+
+class Desk:
+    """A database whose writes can be held up, and mails whose outcomes wait to be written."""
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url)
+        self.database.create()
+        self.jobs = JobStore(self.database)
+        self.jobs.add_many([Submission(a_letter(f"r{n}@example.net")) for n in range(MAILS)])
+        self.claims = Claims(self.database, Lease(60, "host:1")).take("default", MAILS)
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        #: What each write raises instead of its work, one by one; ``None``: it does its work.
+        self.failures: list[Any] = []
+        self.writes = 0
+        self._write: Callable[..., Any] = self.database.write
+        self.database.write = self._gated  # type: ignore[method-assign]
+
+    def _gated(self, work: Callable[..., Any], **how: Any) -> Any:
+        self.entered.set()
+        assert self.gate.wait(30)
+        self.writes += 1
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            if isinstance(failure, CommitUnknown):
+                self._write(work, **how)
+            raise failure
+        return self._write(work, **how)
+
+    def write_all(self, pool: ThreadPoolExecutor) -> list[Future[bool]]:
+        """Every outcome, each by a thread of its own; the first one holds the others up."""
+        first = pool.submit(self.record, self.claims[0])
+        assert self.entered.wait(30)
+        others = [pool.submit(self.record, claim) for claim in self.claims[1:]]
+        wait_until(lambda: len(self.jobs._outcomes._waiting) == MAILS - 1)
+        self.gate.set()
+        return [first, *others]
+
+    def write_all_with(self, failures: list[Any], pool: ThreadPoolExecutor) -> list[Future[bool]]:
+        """:meth:`write_all`, where the first writes fail like this."""
+        self.failures = failures
+        return self.write_all(pool)
+
+    def record(self, claim: Claim) -> bool:
+        to = tuple(JobRecipient(r.address, r.kind, RecipientStatus.SENT) for r in claim.recipients)
+        note = AttemptNote(time.time(), 0.1, "sent", "")
+        return self.jobs.record(claim, Verdict(JobStatus.SENT, to, note, None))
+
+    def sent(self) -> list[int]:
+        """The number of mails, attempts and recipients that are written down as sent."""
+        queries = [
+            select(func.count()).select_from(jobs).where(jobs.c.status == "sent"),
+            select(func.count()).select_from(attempts),
+            select(func.count()).select_from(recipients).where(recipients.c.status == "sent"),
+        ]
+        return self.database.read(lambda c: [c.scalar(query) for query in queries])
+
+
+@pytest.fixture(params=DATABASES)
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+    with fresh_database(request.param, tmp_path) as url:
+        desk = Desk(url)
+        yield desk
+        desk.gate.set()
+        desk.database.close()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(MAILS) as pool:
+        yield pool
+
+
+def test_those_who_wait_share_one_commit(desk: Desk, pool: ThreadPoolExecutor) -> None:
+    """Twelve threads, two transactions: the first one's, and one for all who came meanwhile."""
+    assert [future.result(30) for future in desk.write_all(pool)] == [True] * MAILS
+    assert desk.writes == 2
+    assert desk.sent() == [MAILS, MAILS, MAILS]
+
+
+def test_a_lost_lease_costs_only_its_own_mail(desk: Desk, pool: ThreadPoolExecutor) -> None:
+    """One of those in the shared transaction is another's by now; the others are written."""
+    stolen = update(jobs).where(jobs.c.id == desk.claims[5].job_id).values(lease_token="another's")
+    desk._write(lambda connection: connection.execute(stolen))
+    results = [future.result(30) for future in desk.write_all(pool)]
+    assert results == [n != 5 for n in range(MAILS)]
+    assert desk.sent() == [MAILS - 1, MAILS - 1, MAILS - 1]
+
+
+def test_after_a_failure_each_writes_its_own(desk: Desk, pool: ThreadPoolExecutor) -> None:
+    """The shared transaction cannot be had: nobody is told that his outcome is in before it is."""
+    pending = desk.write_all_with([None, StoreBusy("all of them")], pool)
+    assert [future.result(30) for future in pending] == [True] * MAILS
+    assert desk.sent() == [MAILS, MAILS, MAILS]
+
+
+def test_an_error_that_stays_is_everybodys_own(desk: Desk, pool: ThreadPoolExecutor) -> None:
+    """Every thread hears of it; the rows still say that the mails are being sent."""
+    pending = desk.write_all_with([StoreError("disk full") for _ in range(3 * MAILS)], pool)
+    for future in pending:
+        with pytest.raises(StoreError, match="disk full"):
+            future.result(30)
+    desk.failures.clear()
+    assert desk.sent() == [0, 0, 0]
+
+
+def test_a_shared_commit_whose_answer_was_lost_is_looked_up(
+    desk: Desk, pool: ThreadPoolExecutor
+) -> None:
+    """It happened, as each row says by itself: nothing is written twice."""
+    pending = desk.write_all_with([None, CommitUnknown("gone")], pool)
+    assert [future.result(30) for future in pending] == [True] * MAILS
+    assert desk.sent() == [MAILS, MAILS, MAILS]
+    assert desk.writes == 2
+
+
+def test_a_thread_that_is_told_to_stop_leaves_the_others_to_themselves(
+    desk: Desk, pool: ThreadPoolExecutor
+) -> None:
+    """``SystemExit`` in the one who writes for all: the others write, each for itself."""
+    pending = desk.write_all_with([None, SystemExit()], pool)
+    results = []
+    for future in pending:
+        try:
+            results.append(future.result(30))
+        except SystemExit:
+            results.append(None)
+    assert results.count(None) == 1
+    assert results.count(True) == MAILS - 1
+    assert desk.sent() == [MAILS - 1] * 3
