@@ -124,7 +124,7 @@ class Calls:
             self._take_in(Outcome.not_sent(self._open(), FaultKind.ACCOUNT, detail), "")
             return self._tally(None)
         try:
-            self.letter = letter or self.tools.store.load(self.claim)
+            self.letter = letter or self.tools.store.load(self.claim, self.holding.content)
             if transport.schedules_ahead is not None:
                 self._schedule = later_date(self.letter, self.claim.now())
             self._send_all(transport, self.letter)

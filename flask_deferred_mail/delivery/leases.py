@@ -51,6 +51,7 @@ class Holding:
         "_lock",
         "call_key",
         "claim",
+        "content",
         "deadline",
         "in_call",
         "lead",
@@ -76,6 +77,8 @@ class Holding:
         #: Addresses of the call under way, and its idempotency key.
         self.in_call: tuple[str, ...] = ()
         self.call_key = ""
+        #: The mail's stored text, if it was read with others.
+        self.content: str | None = None
         self._lock = threading.Lock()
 
     def enqueue(self) -> bool:

@@ -198,8 +198,26 @@ class JobStore:
         )
         return None if row is None else job_from(row)
 
-    def load(self, claim: Claim) -> Letter:
+    def contents(self, claims: Iterable[Claim]) -> dict[int, str]:
+        """The stored text of as many of these mails as fit into a page, by their numbers, for
+        :meth:`load`. One statement; attachments are not in it.
+
+        :raises StoreError: the database cannot be read.
+        """
+        page, room = [], PAGE
+        for claim in claims:
+            if claim.size <= room:
+                room -= claim.size
+                page.append(claim.job_id)
+        if not page:
+            return {}
+        rows = self.database.read_one(lambda c: c.execute(_PAYLOADS, {"jobs_": page}).all())
+        return {row.id: row.payload for row in rows if row.payload is not None}
+
+    def load(self, claim: Claim, content: str | None = None) -> Letter:
         """The letter of a claimed mail, attachments included.
+
+        ``content`` is its text, if :meth:`contents` has read it already.
 
         :raises KeyMissing: it is encrypted with a key that is not configured here.
         :raises ContentLost: it cannot be read.
@@ -209,7 +227,9 @@ class JobStore:
 
         # Not one transaction: content does not change, and none of it is deleted while a row that
         # has not ended needs it.
-        text = self.database.read_one(lambda c: _PAYLOAD.scalar(c, {"job_": claim.job_id}))
+        text = content
+        if text is None:
+            text = self.database.read_one(lambda c: _PAYLOAD.scalar(c, {"job_": claim.job_id}))
         if text is None:
             raise ContentLost(f"mail {claim.job_id} has no content any more")
         opener = self.seals.opener(text)
@@ -354,6 +374,12 @@ class JobStore:
         return reopened
 
 
+#: Bytes of mail of which the text is read at once. What is larger is read when its turn comes.
+PAGE = 1_000_000
+
+_PAYLOADS = select(jobs.c.id, jobs.c.payload).where(
+    jobs.c.id.in_(bindparam("jobs_", expanding=True))
+)
 _PAYLOAD = Prepared(select(jobs.c.payload).where(jobs.c.id == bindparam("job_")))
 _BLOBS = select(blobs.c.digest, blobs.c.data).where(
     blobs.c.digest.in_(bindparam("digests_", expanding=True))
