@@ -286,7 +286,7 @@ class AppMail:
         if settings.on_unsupported == "drop":
             submission = replace(submission, letter=transport.fit(submission.letter))
         transport.check(submission.letter)
-        return _left_to_provider(submission, transport.schedules_ahead)
+        return _left_to_provider(submission, transport.keeps_for(submission.letter))
 
     def _rendered(self, message: Message) -> Message:
         if message.template is None:

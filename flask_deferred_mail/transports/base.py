@@ -163,6 +163,10 @@ class Transport(ABC):
         size = most if self.private_copies_in_one_call else 1
         return [tuple(recipients[i : i + size]) for i in range(0, len(recipients), size)]
 
+    def keeps_for(self, letter: Letter) -> float | None:  # noqa: ARG002
+        """Seconds ahead for which the provider keeps this very letter; ``None``: not at all."""
+        return self.schedules_ahead
+
     @abstractmethod
     def send(self, call: Call) -> Outcome:
         """Try once to hand the mail over, and say exactly how far it got."""
