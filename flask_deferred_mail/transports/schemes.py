@@ -228,6 +228,4 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 #: Schemes of the public contract that later releases bring.
-LATER = frozenset(
-    {"mailgun", "ses", "postmark", "sendgrid", "resend", "brevo", "aliyun", "tencentses"}
-)
+LATER = frozenset({"mailgun", "postmark", "sendgrid", "brevo", "aliyun", "tencentses"})

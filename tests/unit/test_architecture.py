@@ -59,6 +59,7 @@ OWNERS: dict[str, frozenset[str]] = {
     "markdownify": frozenset({"plain_text"}),
     "jinja2": frozenset({"rendering", "message"}),
     "cryptography": frozenset({"store"}),
+    "botocore": frozenset({"transports"}),  # finds keys for AWS, and does nothing else
     "uwsgi": frozenset({"delivery"}),  # asked whether threads run there
 }
 

@@ -57,11 +57,8 @@ def test_the_urls_parts_reach_the_transport(tmp_path):
 
 LATER = [
     "mailgun://key@domain?region=eu",
-    "ses://a:b@region",
-    "ses://region",
     "postmark://token@default",
     "sendgrid://key@default",
-    "resend://key@default",
     "brevo://key@default",
     "aliyun://a:b@region",
     "tencentses://a:b@region",
