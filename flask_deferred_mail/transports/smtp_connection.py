@@ -179,6 +179,11 @@ class SmtpConnection:
             text = re.sub(pattern, "***", text)
         return clean(text, limit)
 
+    @property
+    def has_input(self) -> bool:
+        """Whether something was read that is no part of the answers so far."""
+        return bool(self._input)
+
     def unsolicited(self) -> Reply | None:
         """What the server says although it was not asked, if anything. Does not wait for it.
 

@@ -17,6 +17,8 @@ from .smtp_connection import Broken, SmtpConnection
 
 #: Seconds after which an idle connection is not trusted any more.
 IDLE_SECONDS = 30.0
+#: Seconds after which an idle connection is looked at before it is used.
+JUST_NOW = 0.25
 #: Mails after which a connection is given up: many servers count, and end it rudely.
 MAILS_PER_CONNECTION = 100
 #: Idle connections kept at most.
@@ -38,8 +40,7 @@ class IdleConnections:
     def take(self) -> SmtpConnection | None:
         """The newest connection of this thread that still lives; it is the caller's now."""
         while (connection := self._newest()) is not None:
-            # One whose next envelope is out already is expected to say something.
-            if self._is_fresh(connection) and (connection.ahead or _is_quiet(connection)):
+            if self._is_fresh(connection) and (_was_just_used(connection) or _is_quiet(connection)):
                 return connection
             connection.leave()
         return None
@@ -93,6 +94,12 @@ class IdleConnections:
 def _is_free(connection: SmtpConnection, thread: threading.Thread) -> bool:
     owner = connection.owner() if connection.owner is not None else None
     return owner is None or owner is thread or not owner.is_alive()
+
+
+def _was_just_used(connection: SmtpConnection) -> bool:
+    """Then a look costs more than it can save: what the server says now answers MAIL, and a new
+    connection is tried. One whose next envelope is out already is expected to say something."""
+    return connection.ahead is not None or time.monotonic() - connection.idle_since < JUST_NOW
 
 
 def _is_quiet(connection: SmtpConnection) -> bool:

@@ -233,7 +233,8 @@ class Transaction(Settling):
         if len(body) > _SMALL:
             self._connection.write(body, self._call.deadline)
             body = b""
-        self._heed(self._connection.unsolicited())
+        if not body or self._connection.has_input:
+            self._heed(self._connection.unsolicited())
         following = self._following(self._connection)
         crashpoints.reached("smtp.before_dot")
         self._call.hand_over()
