@@ -227,7 +227,9 @@ class LeaseKeeper:
         """
         dropped = [holding for holding in holdings if holding.drop(why)]
         try:
-            return self.store.give_back([holding.claim for holding in dropped], patience)
+            returned = self.store.give_back([holding.claim for holding in dropped], patience)
+            _tell_lost(dropped, len(dropped) - returned)
+            return returned
         except StoreError as error:
             # Their leases end by themselves.
             log.warning("could not give back %d mails: %s", len(dropped), error)
@@ -293,6 +295,14 @@ class LeaseKeeper:
             elif holding.key in self._held:  # else its outcome was written meanwhile
                 log.warning("mail %d: lease lost", holding.claim.job_id)
                 holding.drop(LOST)
+
+
+def _tell_lost(holdings: list[Holding], lost: int) -> None:
+    # The heartbeat says it too, unless the mail is out of hand before its next beat.
+    if lost and len(holdings) == 1:
+        log.warning("mail %d: lease lost", holdings[0].claim.job_id)
+    elif lost:
+        log.warning("%d of %d mails to be given back: lease lost", lost, len(holdings))
 
 
 def _ignore(_holding: Holding) -> None:

@@ -257,6 +257,22 @@ def test_b1_receivers_of_a_stuck_attempt_do_not_stop_the_heartbeat(
     assert app.runtime.leases.give_back([holding], "the test is over") == 1
 
 
+def test_b2_a_lease_that_was_lost_is_told_of_when_the_mail_is_given_back(
+    make_app: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Woken so late that the sender drops the mail before the heartbeat looks: logged as well."""
+    app = make_app("null:", DEFERRED_MAIL_LEASE=60, DEFERRED_MAIL_DISPATCH="none")
+    job = app.send()
+    claim = app.runtime.claims.take_one(job.id)
+    assert claim is not None
+    app.end_leases()
+    assert app.runtime.claims.take_one(job.id) is not None
+    holding = app.runtime.leases.hold(claim)
+    assert app.runtime.leases.give_back([holding], "the lease could not be renewed in time") == 0
+    assert f"mail {job.id}: lease lost" in caplog.text
+    assert app.job(job).status == "sending"
+
+
 # -- B2 -----------------------------------------------------------------------------------------
 
 
