@@ -43,6 +43,8 @@ class RecipientResult:
     fate: Fate
     detail: str = ""
     provider_message_id: str | None = None
+    #: Asked for this recipient alone (RCPT), the server said that there is no such mailbox.
+    no_mailbox: bool = False
 
 
 class FaultKind(StrEnum):

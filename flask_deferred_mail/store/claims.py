@@ -72,6 +72,9 @@ class Claim:
     recipients: tuple[JobRecipient, ...]
     #: Inserted already leased: nothing has been counted for it yet.
     preleased: bool = False
+    tenant: str = ""
+    #: Somebody waits for it: it goes to who has unsubscribed, too.
+    transactional: bool = False
 
     def now(self) -> float:
         """The database's time, as far as this process can tell without asking again."""
@@ -228,6 +231,8 @@ def _claim(row: Any, token: str, leased_at: float, claimed_at: float) -> Claim:
         size=row.size,
         message_id=row.message_id,
         recipients=recipients_from(row.recipients),
+        tenant=row.tenant,
+        transactional=bool(row.transactional),
     )
 
 
@@ -267,4 +272,6 @@ def preleased(job_id: int, submission: Submission, token: str, leased_at: float)
         message_id=submission.letter.message_id,
         recipients=fresh_recipients(submission.letter.recipients),
         preleased=True,
+        tenant=submission.tenant,
+        transactional=submission.transactional,
     )

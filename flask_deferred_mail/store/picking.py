@@ -49,6 +49,8 @@ COLUMNS = (
     jobs.c.lease_owner,
     jobs.c.due_at,
     jobs.c.priority,
+    jobs.c.tenant,
+    jobs.c.transactional,
 )
 
 CLAIM_INDEX = f"{PREFIX}job_claim"

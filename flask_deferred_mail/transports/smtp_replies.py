@@ -86,6 +86,9 @@ def _any_pattern(patterns: str, enhanced: str | None) -> bool:
     )
 
 
+#: No such mailbox, no such host, a null MX, a disabled mailbox (RFC 3463 3.2 and 3.3, RFC 7505).
+NO_MAILBOX = frozenset({"5.1.1", "5.1.2", "5.1.10", "5.2.1"})
+
 #: A 5xx that by its words will pass.
 _SOON = r"\b(rate.?limit\w*|try again later|too many|temporar\w*|greylist\w*|throttl\w*)\b"
 

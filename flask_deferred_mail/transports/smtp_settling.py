@@ -78,8 +78,8 @@ class Settling:
             self.failed_before_mail = True
             self._fault = TransportFault(FaultKind.UNREACHABLE, text)
 
-    def _settle(self, email: str, fate: Fate, detail: str) -> None:
-        self._results[email] = RecipientResult(email, fate, detail)
+    def _settle(self, email: str, fate: Fate, detail: str, no_mailbox: bool = False) -> None:
+        self._results[email] = RecipientResult(email, fate, detail, no_mailbox=no_mailbox)
         self._open.pop(email, None)
 
     def _settle_all(self, fate: Fate, detail: str) -> None:

@@ -18,7 +18,7 @@ from .base import Call
 from .smtp_connection import Broken, SmtpConnection, command_lines
 from .smtp_envelope import PATH, Ahead, goes_at_once, is_utf8, mail_line, rcpt_line
 from .smtp_opening import Endpoint
-from .smtp_replies import Reply, Stage, judge, too_many_recipients
+from .smtp_replies import NO_MAILBOX, Reply, Stage, judge, too_many_recipients
 from .smtp_settling import COMMANDS, Settling
 
 #: Bytes up to which a body goes out in one write with its end.
@@ -218,7 +218,8 @@ class Transaction(Settling):
         if verdict.whole_server or verdict.fault is FaultKind.ACCOUNT:
             return self._go_on(reply, False)
         self._note_verdict(verdict, reply)
-        self._settle(email, verdict.fate, str(reply))
+        no_mailbox = verdict.fate is Fate.REFUSED and reply.enhanced in NO_MAILBOX
+        self._settle(email, verdict.fate, str(reply), no_mailbox)
         return True
 
     # -- the body --------------------------------------------------------------------------------
