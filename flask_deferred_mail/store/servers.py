@@ -246,12 +246,16 @@ def _bound_lock_waits(connection: Any, _record: object) -> None:
     Not behind a pooler, where the setting would stay on a connection that others use as well: it
     tells the client another process id than the server does.
     """
-    connection.execute(
-        "SELECT set_config('lock_timeout', %s, false) "
-        "WHERE current_setting('lock_timeout') = '0' AND pg_backend_pid() = %s",
-        (f"{LOCK_TIMEOUT}s", connection.info.backend_pid),
-    )
-    connection.commit()
+    try:
+        connection.execute(
+            "SELECT set_config('lock_timeout', %s, false) "
+            "WHERE current_setting('lock_timeout') = '0' AND pg_backend_pid() = %s",
+            (f"{LOCK_TIMEOUT}s", connection.info.backend_pid),
+        )
+        connection.commit()
+    except BaseException:
+        connection.close()  # the pool has not taken it over yet
+        raise
 
 
 def _note_idle(_connection: object, record: Any) -> None:

@@ -102,7 +102,6 @@ def test_c1_a_table_that_somebody_has_locked(app: MailApp, server: OwnServer, ur
 def read_only(server: OwnServer, url: str, app: MailApp) -> Iterator[str]:
     """The URL of a database with one mail as a replica shows it; writable again at the end."""
     app.send()
-    app.runtime.database.close()
     address = make_url(url)
     if server.kind == "postgresql":
         setting = f"ALTER DATABASE {address.database} SET default_transaction_read_only"
@@ -169,10 +168,12 @@ def test_restarted_while_sending(app: MailApp, server: OwnServer, smtp: SmtpServ
 
 
 class _LosesTheAnswer:
-    """Has the server end the connection right before or right after its next COMMIT."""
+    """Has the server end the connection, or itself, right before or right after its next COMMIT."""
 
-    def __init__(self, app: MailApp, server: OwnServer, committed: bool) -> None:
-        self.server, self.committed = server, committed
+    def __init__(
+        self, app: MailApp, server: OwnServer, committed: bool, crash: bool = False
+    ) -> None:
+        self.server, self.committed, self.crash = server, committed, crash
         self.times = 0
         dialect = app.runtime.database.engine.dialect
         self._commit = dialect.do_commit
@@ -188,7 +189,10 @@ class _LosesTheAnswer:
         number = cursor.fetchone()[0]
         if self.committed:
             self._commit(connection)
-        self.server.execute(_END[self.server.kind].format(number))
+        if self.crash:
+            self.server.crash()
+        else:
+            self.server.execute(_END[self.server.kind].format(number))
         cursor.execute("SELECT 1")  # raises what the driver raises when nobody is there
 
 
@@ -207,6 +211,26 @@ def test_the_answer_to_an_outcomes_commit_is_lost(
     assert fault.times == 1
     assert app.job(job).status == "sent"
     assert app.outcomes(job) == ["sent"]
+    assert app.sweep().claimed == 0
+    assert len(smtp.messages) == 1
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_killed_at_the_commit_of_an_outcome(
+    app: MailApp, server: OwnServer, smtp: SmtpServer, committed: bool
+) -> None:
+    """The server dies with the COMMIT on its way: once it is back, the row is read by its token."""
+    job = app.send()
+    smtp.hold("dot")
+    sweep = Background(app)
+    smtp.wait_held("dot")
+    fault = _LosesTheAnswer(app, server, committed, crash=True)
+    smtp.release("dot")
+    wait_until(lambda: server.process is not None and server.process.poll() is not None, 30)
+    server.start()
+    assert sweep.end(60).sent == 1
+    assert fault.times == 1
+    assert (app.job(job).status, app.outcomes(job)) == ("sent", ["sent"])
     assert app.sweep().claimed == 0
     assert len(smtp.messages) == 1
 
