@@ -29,7 +29,9 @@ Converter = Callable[[Any], Any]
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _SHOWN = 60
-_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*:[^\s#]*|(?:failover|roundrobin)\(.+\))", re.IGNORECASE)
+_URL = re.compile(
+    r"(?:[a-z][a-z0-9+.-]*:[^\s#]*|(?:failover|roundrobin)\s*\((?s:.+)\))", re.IGNORECASE
+)
 _HOST = re.compile(r"[^\s/@?#%\[\]:]+")
 
 

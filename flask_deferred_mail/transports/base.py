@@ -18,6 +18,7 @@ from ..deadline import Deadline
 from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Letter, Part, Recipient
 from ..outcome import Outcome
+from ..rates import Limit
 from ..reference import reference
 
 
@@ -37,6 +38,10 @@ class Feature(StrEnum):
     ALTERNATIVES = "alternatives"
     INLINE = "inline"
     PART_HEADERS = "attachment headers"
+
+
+#: Letter and recipients of the call that comes next, if that is known.
+Upcoming = Callable[[], tuple[Letter, tuple[Recipient, ...]] | None]
 
 
 def nothing_upcoming() -> None:
@@ -73,7 +78,7 @@ class Call:
     #: The mail that this thread sends next, if that is known and it is one plain call: letter and
     #: recipients. A transport may prepare it while it finishes this one, but hands over none of its
     #: body before it is called with it.
-    upcoming: Callable[[], tuple[Letter, tuple[Recipient, ...]] | None] = nothing_upcoming
+    upcoming: Upcoming = nothing_upcoming
 
     @property
     def reference(self) -> str:
@@ -118,6 +123,10 @@ class Transport(ABC):
     idempotency_window: ClassVar[float | None] = None
     #: For messages to people: "SMTP", "SendCloud".
     label: ClassVar[str] = "transport"
+    #: What may leave by it, by all processes together (``?rate=``).
+    limits: tuple[Limit, ...] = ()
+    #: Mails that one process sends by it at the same time (``?connections=``); ``None``: no cap.
+    connections: int | None = None
 
     def __init__(self, name: str = "default") -> None:
         self.name = name
@@ -174,6 +183,9 @@ class Transport(ABC):
     def probe(self) -> Iterator[ProbeStep]:
         """What ``doctor`` shows: connect, TLS, AUTH, one step at a time. Sends no mail."""
         yield ProbeStep(self.name, True, f"{self.label}: nothing to probe")
+
+    def forsake(self) -> None:
+        """An outcome of this thread could not be written down: use its connections no more."""
 
     def close(self) -> None:
         """Let go of connections. The transport may be used again afterwards."""

@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from ..errors import ConfigurationError, NotYetAvailable
+from ..rates import limits_from
 from .base import Transport
 from .classification import faults_of_overriding, overriding
-from .schemes import LATER, Plan, Scheme, is_host, names, scheme_of
+from .combination import Combination, Share
+from .combining import Group, member_names, take_apart
+from .schemes import COMMON, LATER, Plan, Scheme, is_host, names, scheme_of
 from .url import TransportURL, URLFault, combination, parse
 
 
@@ -40,14 +43,47 @@ def build(name: str, spec: Spec, *, timeout: float | None = None) -> Transport:
     later = _later(spec.url) or _later_beside(spec)
     if later:
         raise NotYetAvailable(f"transport {name!r}: {later}")
-    found = list(_faults(spec.url)) or list(_faults_beside(spec))
+    found = _faults_of_all(spec.url) or list(_faults_beside(spec))
     if found:
         raise ConfigurationError([f"transport {name!r}: {fault}" for fault in found])
-    url = parse(spec.url)
-    scheme = scheme_of(url.scheme)
-    assert scheme is not None
-    overrides = overriding(spec.classify or {})
-    return scheme.build(Plan(name, url, timeout, spec.token, spec.dkim, overrides))
+    if not combination(spec.url):
+        return _one(name, spec.url, spec, timeout)
+    group = take_apart(spec.url)
+    names = iter(member_names(name, _urls(spec.url)))
+    return _combined(name, group, names, lambda member, url: _one(member, url, spec, timeout))
+
+
+def _combined(
+    name: str, group: Group, names: Iterator[str], make: Callable[[str, str], Transport]
+) -> Combination:
+    shares = [
+        Share(
+            _combined(name, member.what, names, make)
+            if isinstance(member.what, Group)
+            else make(next(names), member.url),
+            member.weight,
+        )
+        for member in group.members
+    ]
+    return Combination(name, group.kind, shares)
+
+
+def _one(name: str, text: str, spec: Spec, timeout: float | None) -> Transport:
+    """One transport by its URL, with those parts beside the URL that it has a use for."""
+    url = parse(text)
+    scheme = _known(url.scheme)
+    token, dkim, classify = (
+        getattr(spec, part) if part in scheme.takes else None for part in _BESIDE
+    )
+    overrides = overriding(classify or {})
+    transport = scheme.build(Plan(name, url, timeout, token, dkim, overrides))
+    transport.limits = limits_from(url.options.get("rate", "")) or ()
+    transport.connections = int(url.options.get("connections", 0)) or None
+    return transport
+
+
+#: What may stand beside the URL.
+_BESIDE = ("token", "dkim", "classify")
 
 
 def faults(url: str) -> list[str]:
@@ -56,13 +92,36 @@ def faults(url: str) -> list[str]:
     Nothing is made and no adapter is imported.
     """
     later = _later(url)
-    return [later] if later else list(_faults(url))
+    return [later] if later else _faults_of_all(url)
 
 
 def faults_of(spec: Spec) -> list[str]:
     """What is wrong with a transport's whole configuration, as :func:`faults` says it."""
     later = _later(spec.url) or _later_beside(spec)
-    return [later] if later else list(_faults(spec.url)) or list(_faults_beside(spec))
+    return [later] if later else _faults_of_all(spec.url) or list(_faults_beside(spec))
+
+
+def _urls(url: str) -> list[str]:
+    """The URL itself, or those of all members.
+
+    :raises URLFault: it combines others, and cannot be taken apart.
+    """
+    return [m.url for m in take_apart(url).leaves()] if combination(url) else [url]
+
+
+def _faults_of_all(url: str) -> list[str]:
+    """The faults of a URL, or of every member of a combination."""
+    if not isinstance(url, str) or not combination(url):
+        return list(_faults(url))
+    try:
+        members = list(take_apart(url).leaves())
+    except URLFault as fault:
+        return [f"its URL {fault}"]
+    return [
+        f"member {member.place}: {fault}"
+        for member in members
+        for fault in _faults(member.url, member=True)
+    ]
 
 
 def _later_beside(spec: Spec) -> str | None:
@@ -77,9 +136,8 @@ def _later(url: object) -> str | None:
     """What the URL asks for that this release does not have, if anything."""
     if not isinstance(url, str):
         return None
-    kind = combination(url)
-    if kind:
-        return f"{kind}(...) comes with a later release; name one transport"
+    if combination(url):
+        return _later_in(url)
     scheme = url.strip().partition(":")[0].lower()
     if scheme in LATER:
         return f"the scheme {scheme}: comes with a later release"
@@ -92,7 +150,15 @@ def _later(url: object) -> str | None:
     return None
 
 
-def _faults(url: object) -> Iterator[str]:
+def _later_in(url: str) -> str | None:
+    """The same of the members of a combination."""
+    try:
+        return next(filter(None, map(_later, _urls(url))), None)
+    except URLFault:
+        return None
+
+
+def _faults(url: object, *, member: bool = False) -> Iterator[str]:
     if not isinstance(url, str) or not url.strip():
         yield "a transport URL is text such as 'smtp://user:password@host' or 'console:'"
         return
@@ -107,18 +173,25 @@ def _faults(url: object) -> Iterator[str]:
         return
     yield from _faults_of_place(parsed, scheme)
     yield from _faults_of_login(parsed, scheme)
-    yield from _faults_of_options(parsed, scheme)
+    yield from _faults_of_options(parsed, scheme, member=member)
 
 
 def _faults_beside(spec: Spec) -> Iterator[str]:
     """What is wrong with the parts that stand beside the URL."""
-    scheme = scheme_of(parse(spec.url).scheme)
-    assert scheme is not None
-    for part in ("token", "dkim", "classify"):
-        if getattr(spec, part) is not None and part not in scheme.takes:
-            yield f"{parse(spec.url).scheme}: has no use for {part!r}"
+    found = [parse(url).scheme for url in _urls(spec.url)]
+    schemes = list(dict.fromkeys(found))
+    for part in _BESIDE:
+        takers = [name for name in schemes if part in _known(name).takes]
+        if getattr(spec, part) is not None and not takers:
+            yield f"{_listed(f'{name}:' for name in schemes)} has no use for {part!r}"
     if spec.classify is not None:
         yield from faults_of_overriding(spec.classify)
+
+
+def _known(name: str) -> Scheme:
+    scheme = scheme_of(name)
+    assert scheme is not None
+    return scheme
 
 
 def _unknown(scheme: str) -> str:
@@ -160,13 +233,18 @@ def _faults_of_login(url: TransportURL, scheme: Scheme) -> Iterator[str]:
             yield f"{url.scheme}: lacks its {' and '.join(missing)}; before the @ goes {form}"
 
 
-def _faults_of_options(url: TransportURL, scheme: Scheme) -> Iterator[str]:
+def _faults_of_options(url: TransportURL, scheme: Scheme, *, member: bool) -> Iterator[str]:
+    checks = COMMON | dict(scheme.options)
     for name, value in url.options.items():
-        check = scheme.options.get(name)
+        if name == "weight":
+            # A member's was looked at with the combination.
+            if not member:
+                yield f"{url.scheme}: 'weight' is for the members of roundrobin(...)"
+            continue
+        check = checks.get(name)
         if check is None:
             shown = repr(name) if re.fullmatch(r"[a-z_]{1,24}", name) else "an odd name"
-            known = _listed(scheme.options) if scheme.options else "none"
-            yield f"{url.scheme}: has no option {shown}; there is {known}"
+            yield f"{url.scheme}: has no option {shown}; there is {_listed(checks)}"
         elif expected := check(value):
             yield f"{url.scheme}: option {name!r} should be {expected}"
 

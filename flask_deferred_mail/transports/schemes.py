@@ -18,6 +18,7 @@ from importlib.metadata import entry_points
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
+from ..rates import EXPECTED, limits_from
 from .base import Transport
 from .classification import Rule
 from .url import EHLO_NAME, TransportURL
@@ -134,6 +135,18 @@ def own_name(value: str) -> str | None:
     expected = "a host name such as web1.example.com, or an address such as [192.0.2.7]"
     return None if EHLO_NAME.fullmatch(value) else expected
 
+
+def rate(value: str) -> str | None:
+    """Limits such as ``14/s`` or ``600/m,50000/d``."""
+    return None if limits_from(value) else EXPECTED
+
+
+def connections(value: str) -> str | None:
+    return None if re.fullmatch(r"[1-9][0-9]{0,2}", value) else "a whole number from 1 to 999"
+
+
+#: Options of every scheme: how much may leave, and over how many connections at the same time.
+COMMON: dict[str, OptionCheck] = {"rate": rate, "connections": connections}
 
 _USER = ("user", "password")
 _SMTP: dict[str, OptionCheck] = {"cafile": existing_file, "local_hostname": own_name}

@@ -23,6 +23,7 @@ _SHOWN_OPTIONS = frozenset(
     {
         *("tls", "auth", "endpoint", "cafile", "local_hostname"),
         *("region", "configuration_set", "batch", "schedule", "stream"),
+        *("rate", "connections", "weight"),
     }
 )
 _SHOWN_SCHEMES = frozenset(

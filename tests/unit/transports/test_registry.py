@@ -62,8 +62,6 @@ LATER = [
     "brevo://key@default",
     "aliyun://a:b@region",
     "tencentses://a:b@region",
-    "failover(smtp://a smtp://b)",
-    "roundrobin(smtp://a smtp://b)",
     "smtp://user:pass@host?auth=xoauth2",
 ]
 
