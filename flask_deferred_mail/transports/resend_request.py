@@ -130,13 +130,16 @@ def _headers(letter: Letter, only: str) -> dict[str, str]:
 
 
 def _file(part: Part) -> dict[str, str]:
-    content_id = {"content_id": part.content_id} if part.content_id else {}
-    return {
+    found = {
         "filename": part.filename or "",
         "content": base64.b64encode(part.data).decode(),
-        "content_type": part.content_type,
-        **content_id,
     }
+    # "Just bytes" would contradict nearly every extension; without a type Resend goes by the name.
+    if part.content_type.lower() != "application/octet-stream":
+        found["content_type"] = part.content_type
+    if part.content_id:
+        found["content_id"] = part.content_id
+    return found
 
 
 def _tags(letter: Letter, only: str, stamp: Stamp) -> list[dict[str, str]]:
