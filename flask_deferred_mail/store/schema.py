@@ -295,12 +295,17 @@ events = Table(
     Column("detail", Text, nullable=False),
     # Further facts, as JSON: URL, user agent, tags, metadata.
     Column("data", _Long, nullable=False),
+    # Until when it is worth looking again: its mail was not found, or was in a sender's hands and
+    # could not be changed. NULL: it has had its effect.
+    Column("open_until", Double),
     **TABLE_OPTIONS,
 )
 Index(f"{PREFIX}event_digest", events.c.digest, unique=True)
 Index(f"{PREFIX}event_job", events.c.job_id, events.c.id)
 # Serves ``purge`` of what never found its mail.
 Index(f"{PREFIX}event_received", events.c.received_at)
+# Serves the second look, which every sweep takes.
+Index(f"{PREFIX}event_open", events.c.open_until)
 
 # Addresses that are not mailed any more, and why.
 suppressions = Table(

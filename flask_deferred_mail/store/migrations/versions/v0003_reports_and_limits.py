@@ -76,12 +76,14 @@ def _make_events() -> None:
         sa.Column("message_id", sa.Text),
         sa.Column("detail", sa.Text, nullable=False),
         sa.Column("data", _LONG, nullable=False),
+        sa.Column("open_until", sa.Double),
         **_OPTIONS,
     )
     for name, columns, unique in (
         ("digest", ["digest"], True),
         ("job", ["job_id", "id"], False),
         ("received", ["received_at"], False),
+        ("open", ["open_until"], False),
     ):
         create_index(f"deferred_mail_event_{name}", "deferred_mail_event", columns, unique=unique)
 
