@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .. import crashpoints
@@ -28,9 +28,11 @@ from ..store.claims import Claim
 from ..store.database import PATIENCE
 from ..store.outcomes import OUTCOME_PATIENCE
 from ..store.statements import AttemptNote, Verdict
+from ..transports.base import Upcoming, nothing_upcoming
 from .calls import Calls, Tools
 from .leases import OUT_OF_TIME, Holding, LeaseKeeper, Phase
 from .pacing import Leave, Rest
+from .suppressing import refusals_of
 from .verdict import Tally, after_attempt, apply, before_attempt
 
 log = logging.getLogger("flask_deferred_mail.delivery")
@@ -107,13 +109,14 @@ class Deliverer:
         leave: Leave | None = None,
         contain: bool = True,
         budget: Deadline | None = None,
+        upcoming: Upcoming = nothing_upcoming,
     ) -> Delivered:
         """Attempt one mail that is in hand, write down what came of it, and let go of it.
 
         ``letter`` saves reading it back when the caller still has it. ``leave``: the caller has
         asked :class:`Pacing` already. ``contain``: in a thread of ours, an exception of any class
         is the mail's fault; elsewhere ``SystemExit`` and its like pass, and the mail is given
-        back. ``budget`` bounds the attempt further.
+        back. ``budget`` bounds the attempt further. ``upcoming``: what this thread sends next.
 
         :raises StoreError: the outcome could not be written; the lease will end by itself.
         """
@@ -123,7 +126,7 @@ class Deliverer:
                 reason = f"transport {holding.claim.transport!r} rests: {answer.reason}"
                 return self._return(holding, reason)
             try:
-                return self._attempt(holding, letter, contain, budget)
+                return self._attempt(holding, letter, contain, budget, upcoming)
             finally:
                 self.pacing.drop(answer)
         finally:
@@ -149,6 +152,7 @@ class Deliverer:
         letter: Letter | None,
         contain: bool,
         budget: Deadline | None,
+        upcoming: Upcoming,
     ) -> Delivered:
         claim = holding.claim
         started = _Clock()
@@ -163,7 +167,7 @@ class Deliverer:
         if not holding.begin(deadline, overdue_at):
             return Delivered("returned", holding.why_dropped)
         crashpoints.reached("after-claim")
-        work = Calls(self.tools, holding, deadline, contain, budgeted=budget is not None)
+        work = Calls(self.tools, holding, deadline, contain, budget is not None, upcoming)
         try:
             tally = self._run(work, letter)
         except HandoverRefused as refusal:
@@ -181,7 +185,13 @@ class Deliverer:
         verdict = after_attempt(
             claim, self.policy, tally, claim.now(), started.note(work.server), self.rng
         )
-        delivered = self._record(claim, verdict, work.letter, patient=contain)
+        verdict = replace(verdict, refusals=refusals_of(claim, work.letter, work.outcomes))
+        try:
+            delivered = self._record(claim, verdict, work.letter, patient=contain)
+        except BaseException:
+            # This thread's connection hands nothing more over while a mail of it is in doubt.
+            self.tools.transports(claim.transport).forsake()
+            raise
         work.tell_pacing()
         return delivered
 

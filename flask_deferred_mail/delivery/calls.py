@@ -11,7 +11,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 
 from .. import crashpoints
 from ..cleaning import clean
@@ -30,9 +29,11 @@ from ..outcome import Fate, FaultKind, Outcome, RecipientResult, ServerNote
 from ..store.database import PATIENCE
 from ..store.jobs import JobStore
 from ..store.outcomes import OUTCOME_PATIENCE
-from ..transports.base import Call, Transport
+from ..transports.base import Call, Transport, Upcoming, nothing_upcoming
 from .leases import LOST, Holding
 from .pacing import Pacing
+from .scheduling import later_date
+from .suppressing import Suppressing, words_of
 from .verdict import Policy, Tally, apply, still_open, without_late_doubts
 
 log = logging.getLogger("flask_deferred_mail.delivery")
@@ -41,24 +42,12 @@ log = logging.getLogger("flask_deferred_mail.delivery")
 #: ``close()``): with the budget before it, below the 30 s after which gunicorn ends a worker.
 BUDGETED_REPLY = 15.0
 
-#: Seconds ahead within which a provider is not asked to wait.
-_SOON = 30.0
-
 #: Recipients of one call, and its idempotency key if it has one from before.
 Envelope = tuple[tuple[Recipient, ...], str | None]
 
 
 #: Seconds for which a mail that cannot be decrypted here is left to processes that have its key.
 PAUSE_WITHOUT_KEY = 60.0
-
-
-def later_date(letter: Letter, now: float) -> float | None:
-    """The date of a letter that is recorded for later (its Date is its ``send_at``), if it is."""
-    try:
-        moment = parsedate_to_datetime(letter.date).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return moment if moment > now + _SOON else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +68,7 @@ class Tools:
     pacing: Pacing
     policy: Policy
     timing: Timing
+    suppressing: Suppressing
 
 
 class Calls:
@@ -91,8 +81,10 @@ class Calls:
         deadline: Deadline,
         contain: bool,
         budgeted: bool = False,
+        upcoming: Upcoming = nothing_upcoming,
     ) -> None:
         self.tools = tools
+        self._upcoming = upcoming
         self.holding = holding
         self.claim = holding.claim
         self.deadline = deadline
@@ -113,6 +105,10 @@ class Calls:
         self.interrupted = False
         #: A call has begun and nothing is known of its outcome yet.
         self.in_flight = False
+        #: Further envelopes of this mail wait for their turn.
+        self._more = False
+        #: Who was left out of it, in words.
+        self._left_out = ""
         #: When a provider that keeps the mail itself is to deliver it.
         self._schedule: float | None = None
 
@@ -124,9 +120,10 @@ class Calls:
             self._take_in(Outcome.not_sent(self._open(), FaultKind.ACCOUNT, detail), "")
             return self._tally(None)
         try:
-            self.letter = letter or self.tools.store.load(self.claim, self.holding.content)
+            self.letter = letter or self.holding.letter or self._load()
             if transport.schedules_ahead is not None:
                 self._schedule = later_date(self.letter, self.claim.now())
+            self._leave_out(transport, self.letter)
             self._send_all(transport, self.letter)
         except HandoverRefused:
             raise
@@ -150,6 +147,7 @@ class Calls:
                 self.interrupted = True
                 return
             group, key = waiting.popleft()
+            self._more = bool(waiting)
             key = key or self._key(group)
             outcome = self._take_in(transport.send(self._call(letter, group, key)), key)
             waiting.extendleft(self._again(outcome, group, letter))
@@ -157,6 +155,24 @@ class Calls:
                 return
             if waiting and not self._settle():
                 return
+
+    def _load(self) -> Letter:
+        return self.tools.store.load(self.claim, self.holding.content)
+
+    def _leave_out(self, transport: Transport, letter: Letter) -> None:
+        """Settle who is not to be mailed any more, before anything is sent."""
+        before, hold = self.recipients, self.tools.policy.holds_unknown(self.claim)
+        self.recipients = self.tools.suppressing.leave_out(
+            self.claim,
+            letter,
+            before,
+            still_open(before, hold),
+            repeatable=transport.idempotency_window is not None,
+        )
+        self._left_out = words_of(before, self.recipients)
+        if self.tools.suppressing.in_use:
+            # The next mail's recipients are looked up when it is its turn, and not named before.
+            self._upcoming = nothing_upcoming
 
     def _open(self) -> list[Recipient]:
         hold = self.tools.policy.holds_unknown(self.claim)
@@ -204,6 +220,8 @@ class Calls:
             hand_over=self._hand_over,
             job_id=self.claim.job_id,
             send_at=self._schedule,
+            # Only with the last envelope of this mail is it the next mail's turn.
+            upcoming=nothing_upcoming if self._more else self._upcoming,
         )
 
     def _hand_over(self) -> None:
@@ -356,6 +374,8 @@ class Calls:
     def _tally(self, transport: Transport | None, detail: str = "") -> Tally:
         faulty = any(outcome.fault is not None for outcome in self.outcomes)
         pacing = self.tools.pacing
+        everybody = all(r.fate is Fate.ACCEPTED for o in self.outcomes for r in o.results)
+        detail = detail or (self._left_out if everybody else "")
         return Tally(
             recipients=self.recipients,
             # Progress that ends in a fault of the transport is no failure of the mail.

@@ -22,6 +22,7 @@ from enum import Enum, auto
 from ..deadline import Deadline
 from ..errors import HandoverRefused, StoreError
 from ..job import JobRecipient
+from ..letter import Letter
 from ..store.claims import Claim
 from ..store.database import PATIENCE
 from ..store.jobs import JobStore
@@ -57,6 +58,7 @@ class Holding:
         "lead",
         "lease_ends",
         "lease_seconds",
+        "letter",
         "overdue_at",
         "phase",
         "why_dropped",
@@ -79,6 +81,8 @@ class Holding:
         self.call_key = ""
         #: The mail's stored text, if it was read with others.
         self.content: str | None = None
+        #: The letter, if it was read before the attempt began.
+        self.letter: Letter | None = None
         self._lock = threading.Lock()
 
     def enqueue(self) -> bool:

@@ -40,6 +40,8 @@ class SenderPool(Generic[T]):
         self._idle = 0
         #: Key -> lane of what is in work.
         self._busy: dict[Hashable, str] = {}
+        #: Thread -> what it takes next, if it has asked to know.
+        self._reserved: dict[int, tuple[Hashable, str, T]] = {}
         self._closed = False
 
     def submit(self, key: Hashable, item: T, lane: str = "") -> bool:
@@ -76,14 +78,13 @@ class SenderPool(Generic[T]):
         while True:
             with self._condition:
                 self._idle += 1
-                while (place := self._next()) is None and not self._closed:
+                while (entry := self._take()) is None and not self._closed:
                     self._condition.wait()
                 self._idle -= 1
-                if place is None:
+                if entry is None:
                     self._threads -= 1
                     return
-                key, lane, item = self._queue[place]
-                del self._queue[place]
+                key, lane, item = entry
                 self._busy[key] = lane
             try:
                 self._work(item)
@@ -94,6 +95,39 @@ class SenderPool(Generic[T]):
                 with self._condition:
                     self._busy.pop(key, None)
                     self._condition.notify_all()
+
+    def _take(self) -> tuple[Hashable, str, T] | None:
+        """What this thread is to do now, out of the queue; ``None``: nothing."""
+        entry = self._reserved.pop(threading.get_ident(), None)
+        if entry is None and (place := self._next()) is not None:
+            entry = self._queue[place]
+            del self._queue[place]
+        if entry is None and not self._queue and self._reserved:
+            # Nothing waits behind a server that takes its time while a thread has nothing to do.
+            # There is no lane among them without a thread: the one that reserved it is in it.
+            other = next(iter(self._reserved))
+            if len(self._busy) - len(set(self._busy.values())) < self.size - 1:
+                entry = self._reserved.pop(other)
+        return entry
+
+    def reserve(self, lane: str) -> T | None:
+        """What the calling thread, one of this pool, will do next: the first item of that lane.
+
+        ``None``: nothing waits there. Until the thread begins it, the item counts as waiting:
+        :meth:`clear` takes it back, and a thread that would be idle takes it over.
+        """
+        me = threading.get_ident()
+        with self._condition:
+            entry = self._reserved.get(me)
+            if entry is None and not self._closed:
+                entry = next((e for e in self._queue if e[1] == lane), None)
+                if entry is None:
+                    return None
+                self._queue.remove(entry)
+                self._reserved[me] = entry
+                if self._idle:
+                    self._condition.notify_all()
+            return None if entry is None or entry[1] != lane else entry[2]
 
     def _next(self) -> int | None:
         """Place in the queue of what a free thread may take: the first thread of a lane is always
@@ -113,6 +147,9 @@ class SenderPool(Generic[T]):
         with self._condition:
             if self._busy.pop(key, None) is None:
                 return False
+            # Nobody knows which thread it is; what each has reserved is anybody's again.
+            self._queue.extendleft(self._reserved.values())
+            self._reserved.clear()
             self._stuck += 1
             self._start()
             self._condition.notify_all()
@@ -126,8 +163,9 @@ class SenderPool(Generic[T]):
     def clear(self) -> list[T]:
         """Take everything out of the queue that no thread has begun."""
         with self._condition:
-            items = [item for _, _, item in self._queue]
+            items = [item for _, _, item in (*self._reserved.values(), *self._queue)]
             self._queue.clear()
+            self._reserved.clear()
             self._condition.notify_all()
             return items
 
@@ -142,7 +180,10 @@ class SenderPool(Generic[T]):
     def pending(self) -> int:
         """Items waiting or in work."""
         with self._condition:
-            return len(self._queue) + len(self._busy)
+            return self._all()
+
+    def _all(self) -> int:
+        return len(self._queue) + len(self._reserved) + len(self._busy)
 
     def pending_in(self, lane: str) -> int:
         """Items of one lane that wait or are in work."""
@@ -150,15 +191,13 @@ class SenderPool(Generic[T]):
             return self._count(lane)
 
     def _count(self, lane: str) -> int:
-        waiting = sum(entry[1] == lane for entry in self._queue)
+        waiting = sum(entry[1] == lane for entry in (*self._queue, *self._reserved.values()))
         return waiting + sum(busy == lane for busy in self._busy.values())
 
     def wait(self, below: int, timeout: float | None) -> bool:
         """Wait until fewer than ``below`` items are pending. False: it took too long."""
         with self._condition:
-            return self._condition.wait_for(
-                lambda: len(self._queue) + len(self._busy) < below, timeout
-            )
+            return self._condition.wait_for(lambda: self._all() < below, timeout)
 
     def wait_for_any(self, lanes: Iterable[str], below: int, timeout: float) -> bool:
         """Wait until one of the lanes has fewer than ``below`` items. False: it took too long."""

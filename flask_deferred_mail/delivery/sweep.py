@@ -13,8 +13,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from ..errors import StoreError
+from ..letter import Letter, Recipient
 from ..store.changes import Changes
 from ..store.claims import Claim, Claims
 from ..store.reports import Reports
@@ -24,6 +26,7 @@ from .attempt import Delivered, Deliverer
 from .leases import Holding, LeaseKeeper, Phase
 from .pacing import Leave, Pacing, Rest
 from .pool import SenderPool
+from .preview import preview
 from .rhythm import SHORTEST, Rhythm
 
 log = logging.getLogger("flask_deferred_mail.delivery")
@@ -291,20 +294,31 @@ class Sweep:
 
     def _send(self, item: tuple[Holding, Leave | None]) -> None:
         holding, leave = item
-        if self._stop.is_set() and holding.phase is Phase.QUEUED:
+        ends = self._stop.is_set() or self._error is not None
+        if ends and holding.phase is Phase.QUEUED:
             self.leases.give_back([holding], "the sweep was told to stop")
             if leave is not None:
                 self.pacing.drop(leave)
             self._count(Delivered("returned"))
             return
         try:
-            delivered = self.deliverer.deliver(holding, leave=leave)
+            upcoming = partial(self._upcoming, holding.claim.transport)
+            delivered = self.deliverer.deliver(holding, leave=leave, upcoming=upcoming)
         except StoreError as error:
             log.error("mail %d: %s", holding.claim.job_id, error)
             self._error = error
             delivered = Delivered("returned", str(error))
         if holding.claim.job_id not in self._written_off:
             self._count(delivered)
+
+    def _upcoming(self, lane: str) -> tuple[Letter, tuple[Recipient, ...]] | None:
+        """What this thread sends next, if that is plain."""
+        if self._stop.is_set() or self._error is not None:
+            return None
+        item = self._pool.reserve(lane)
+        if item is None or item[1] is not None:
+            return None
+        return preview(self.deliverer.tools, item[0])
 
     def _write_off(self, holding: Holding, delivered: Delivered) -> None:
         """An attempt stands still: the pass goes on without its thread."""

@@ -172,6 +172,10 @@ class SmtpTransport(Transport):
             return "no user is configured, so nobody logs in"
         return "user and password were accepted"
 
+    def forsake(self) -> None:
+        """Cut the connections that this thread has used."""
+        self._pool().forsake()
+
     def close(self) -> None:
         """Say QUIT on idle connections, for two seconds at most."""
         self._pool().close(FAREWELL_SECONDS)

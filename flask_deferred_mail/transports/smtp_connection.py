@@ -239,15 +239,18 @@ class SmtpConnection:
 
     def quit(self, deadline: Deadline) -> None:
         """Say goodbye and leave; how the server takes it changes nothing."""
-        with suppress(Broken):
-            self.command("QUIT", deadline)
+        # One that waits for a body would take the word for one.
+        if self.ahead is None:
+            with suppress(Broken):
+                self.command("QUIT", deadline)
         self.hang_up()
 
     def leave(self) -> None:
         """Say goodbye without waiting for an answer."""
-        with suppress(OSError):
-            self._socket.settimeout(0)
-            self._socket.send(b"QUIT\r\n")
+        if self.ahead is None:
+            with suppress(OSError):
+                self._socket.settimeout(0)
+                self._socket.send(b"QUIT\r\n")
         self.hang_up()
 
     def hang_up(self) -> None:

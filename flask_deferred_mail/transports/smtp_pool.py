@@ -59,6 +59,11 @@ class IdleConnections:
         for connection in stale:
             connection.leave()
 
+    def forsake(self) -> None:
+        """Cut this thread's connections: one may wait for the body of its next mail."""
+        while (connection := self._newest()) is not None:
+            connection.hang_up()
+
     def close(self, seconds: float) -> None:
         """Say goodbye on all of them, within ``seconds`` altogether."""
         deadline = Deadline.after(seconds)

@@ -1,0 +1,42 @@
+"""What a mail that waits for its turn will ask of its transport, as far as that is plain.
+
+A connection may name the envelope of its next mail together with the end of this one, which saves
+a round trip. Only an ordinary mail is told of beforehand: one call, nobody in doubt, nobody settled.
+If it turns out otherwise when its turn comes, the connection is dropped, and nothing was sent.
+"""
+
+from __future__ import annotations
+
+from ..errors import DeferredMailError
+from ..job import RecipientStatus
+from ..letter import Letter, Recipient
+from .calls import Tools
+from .leases import Holding, Phase
+
+#: Bytes of a mail that is read before its turn: it stands in memory beside the one in hand.
+LARGEST = 1_000_000
+
+
+def preview(tools: Tools, holding: Holding) -> tuple[Letter, tuple[Recipient, ...]] | None:
+    """The letter and recipients of the one call that this mail will be, or ``None``.
+
+    The letter is kept with the holding, so it is not read again.
+    """
+    claim = holding.claim
+    if (
+        holding.phase is not Phase.QUEUED
+        or claim.deaths
+        or claim.size > LARGEST
+        or (claim.expires_at is not None and claim.expires_at <= claim.now())
+        or tools.policy.gives_up_at(claim) <= claim.now()
+        or any(entry.status is not RecipientStatus.PENDING for entry in claim.recipients)
+    ):
+        return None
+    try:
+        transport = tools.transports(claim.transport)
+        if holding.letter is None:
+            holding.letter = tools.store.load(claim, holding.content)
+    except DeferredMailError:
+        return None  # its own attempt will say so
+    groups = transport.calls(holding.letter, [entry.recipient for entry in claim.recipients])
+    return (holding.letter, groups[0]) if len(groups) == 1 else None
