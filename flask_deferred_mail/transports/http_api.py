@@ -228,8 +228,11 @@ class HttpApiTransport(Transport):
         patience: float,
     ) -> Answer:
         outgoing = prepared.copy()
-        # The length stays announced in the header, so the pieces go out unchunked.
-        outgoing.body = _pieces(_as_bytes(prepared.body), progress, hand_over, patience)  # type: ignore[assignment]  # the stubs know of no iterables here
+        data = _as_bytes(prepared.body)
+        # The length stays announced in the header, so the pieces go out unchunked; of a GET that
+        # has none it is told here.
+        outgoing.headers.setdefault("Content-Length", str(len(data)))
+        outgoing.body = _pieces(data, progress, hand_over, patience)  # type: ignore[assignment]  # the stubs know of no iterables here
         response = adapter.send(outgoing, stream=True, verify=self._verify)
         try:
             body, cut = _read_body(response.raw)
