@@ -38,6 +38,7 @@ from .calls import Timing, Tools
 from .dispatcher import Dispatcher
 from .leases import LeaseKeeper, Phase
 from .pacing import Leave, Pacing
+from .suppressing import Suppressing
 from .sweep import Sweep
 from .verdict import Policy
 
@@ -81,6 +82,7 @@ class Runtime:
         self.database = database or Database(settings.database_uri)
         self.bell = Bell(self.database)
         self.jobs = JobStore(self.database, Seals(settings.encryption_keys), self.bell)
+        self.suppressions = self.jobs.suppressions
         self.outbox = Outbox(self.jobs)
         self.changes = Changes(self.database, self.bell)
         self.reports = Reports(self.database)
@@ -100,7 +102,9 @@ class Runtime:
             on_unknown=settings.on_unknown,
         )
         timing = Timing(settings.attempt_deadline, settings.final_reply_deadline)
-        tools = Tools(self.jobs, self.transport, self.pacing, policy, timing)
+        tools = Tools(
+            self.jobs, self.transport, self.pacing, policy, timing, Suppressing(self.suppressions)
+        )
         self.deliverer = Deliverer(tools, self.leases, listener, context, rng)
         self._transports: dict[str, Transport] = {}
         self._lock = threading.Lock()

@@ -25,10 +25,12 @@ from .database import PATIENCE, Database
 from .dialect import insert_or_ignore, now
 from .outcomes import OUTCOME_PATIENCE, Outcomes
 from .prepared import Prepared
+from .refusals import Refusals
 from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
 from .schema import blobs, jobs
 from .sealing import Opener, Seals
 from .statements import Verdict
+from .suppressions import Suppressions
 from .waking import Bell
 
 log = logging.getLogger("flask_deferred_mail.store")
@@ -60,7 +62,9 @@ class JobStore:
         self.database = database
         self.seals = seals or Seals()
         self._bell = bell
-        self._outcomes = Outcomes(database)
+        #: Who is not mailed any more; outcomes add to it.
+        self.suppressions = Suppressions(database)
+        self._outcomes = Outcomes(database, Refusals(self.suppressions))
 
     # -- recording --------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from . import statements
 from .claims import Claim
 from .database import PATIENCE, Database
 from .prepared import Prepared
+from .refusals import Noted, Refusals
 from .schema import jobs
 from .statements import Verdict
 
@@ -51,6 +52,8 @@ class _Entry:
     #: have happened all the same.
     alone: bool = False
     in_doubt: bool = False
+    #: What followed from refusals that were written with it.
+    noted: Noted | None = None
 
 
 class _NotAll(Exception):
@@ -60,8 +63,9 @@ class _NotAll(Exception):
 class Outcomes:
     """Writes outcomes of one process. Safe for threads."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, refusals: Refusals) -> None:
         self.database = database
+        self.refusals = refusals
         self._lock = threading.Lock()
         self._waiting: deque[_Entry] = deque()
         self._busy = False
@@ -77,6 +81,13 @@ class Outcomes:
         statement, values = statements.outcome_of(claim, verdict)
         line = statements.log_line(claim, verdict.note)
         entry = _Entry(claim, verdict, statement, values, line, patience)
+        written = self._in_turn(entry)
+        if written and entry.noted is not None:
+            self.refusals.follow(entry.noted)
+        return written
+
+    def _in_turn(self, entry: _Entry) -> bool:
+        """Write it with others, or alone. Returns and raises as :meth:`record`."""
         if not self._leads(entry):
             entry.turn.acquire()
             if entry.written is not None:
@@ -114,10 +125,12 @@ class Outcomes:
         try:
             if len(batch) == 1:
                 batch[0].written = self.database.write(
-                    lambda connection: _write_one(connection, batch[0]), patience=patience
+                    lambda connection: self._write_one(connection, batch[0]), patience=patience
                 )
                 return
-            self.database.write(lambda connection: _write_all(connection, batch), patience=patience)
+            self.database.write(
+                lambda connection: self._write_all(connection, batch), patience=patience
+            )
         except (_NotAll, StoreError) as error:
             for entry in batch:
                 entry.in_doubt = isinstance(error, CommitUnknown)
@@ -141,11 +154,11 @@ class Outcomes:
         if entry.in_doubt and self._is_in(entry.claim):
             return True
         try:
-            return self.database.write(lambda c: _write_one(c, entry), patience=entry.patience)
+            return self.database.write(lambda c: self._write_one(c, entry), patience=entry.patience)
         except CommitUnknown:
             if self._is_in(entry.claim):
                 return True
-            return self.database.write(lambda c: _write_one(c, entry), patience=entry.patience)
+            return self.database.write(lambda c: self._write_one(c, entry), patience=entry.patience)
 
     def _is_in(self, claim: Claim) -> bool:
         """Whether a commit whose answer was lost has happened: committing takes the token away."""
@@ -157,30 +170,39 @@ class Outcomes:
             log.warning("mail %d: its outcome was committed, the answer was lost", claim.job_id)
         return not ours
 
+    def _write_one(self, connection: Connection, entry: _Entry) -> bool:
+        changed = bool(entry.statement.run(connection, entry.values).rowcount == 1)
+        if changed:
+            statements.LOG_ATTEMPT.run(connection, entry.line)
+            statements.index_recipients(
+                connection, [(entry.claim.job_id, entry.verdict.recipients)]
+            )
+            self._note_refusals(connection, entry)
+        crashpoints.reached("in-outcome")
+        return changed
 
-def _write_one(connection: Connection, entry: _Entry) -> bool:
-    changed = bool(entry.statement.run(connection, entry.values).rowcount == 1)
-    if changed:
-        statements.LOG_ATTEMPT.run(connection, entry.line)
-        statements.index_recipients(connection, [(entry.claim.job_id, entry.verdict.recipients)])
-    crashpoints.reached("in-outcome")
-    return changed
+    def _write_all(self, connection: Connection, batch: list[_Entry]) -> None:
+        """All of them, in the order of their rows: so no two processes wait for each other.
 
+        :raises _NotAll: a lease was lost; the transaction is to be rolled back.
+        """
+        by_statement: dict[Prepared, list[dict[str, Any]]] = {}
+        ordered = sorted(batch, key=lambda entry: entry.claim.job_id)
+        for entry in ordered:
+            by_statement.setdefault(entry.statement, []).append(entry.values)
+        for statement, rows in by_statement.items():
+            if statement.run_each(connection, rows) != len(rows):
+                raise _NotAll
+        statements.LOG_ATTEMPT.run_each(connection, [entry.line for entry in ordered])
+        statements.index_recipients(
+            connection, [(entry.claim.job_id, entry.verdict.recipients) for entry in ordered]
+        )
+        for entry in ordered:
+            self._note_refusals(connection, entry)
+        crashpoints.reached("in-outcome")
 
-def _write_all(connection: Connection, batch: list[_Entry]) -> None:
-    """All of them, in the order of their rows: so no two processes wait for each other.
-
-    :raises _NotAll: a lease was lost; the transaction is to be rolled back.
-    """
-    by_statement: dict[Prepared, list[dict[str, Any]]] = {}
-    ordered = sorted(batch, key=lambda entry: entry.claim.job_id)
-    for entry in ordered:
-        by_statement.setdefault(entry.statement, []).append(entry.values)
-    for statement, rows in by_statement.items():
-        if statement.run_each(connection, rows) != len(rows):
-            raise _NotAll
-    statements.LOG_ATTEMPT.run_each(connection, [entry.line for entry in ordered])
-    statements.index_recipients(
-        connection, [(entry.claim.job_id, entry.verdict.recipients) for entry in ordered]
-    )
-    crashpoints.reached("in-outcome")
+    def _note_refusals(self, connection: Connection, entry: _Entry) -> None:
+        refused = entry.verdict.refusals
+        if refused:
+            claim = entry.claim
+            entry.noted = self.refusals.note(connection, claim.job_id, claim.transport, refused)

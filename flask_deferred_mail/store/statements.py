@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from ..job import ENDED, Job, JobRecipient, JobStatus, moment
 from ..letter import Submission
 from ..outcome import ServerNote
+from ..suppression import Refusal
 from . import payload
 from .claims import Claim, Lease
 from .dialect import MYSQLS, insert_or_ignore, now, upsert
@@ -51,6 +52,8 @@ class Verdict:
     refund: bool = False
     #: Of the next idempotency keys.
     generation: int = 0
+    #: Recipients whose server knows no such mailbox.
+    refusals: tuple[Refusal, ...] = ()
 
 
 # -- building rows ------------------------------------------------------------------------------

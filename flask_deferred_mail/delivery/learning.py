@@ -1,0 +1,101 @@
+"""What providers report of a mail that came back: who is not to be mailed any more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+from ..cleaning import clean
+from ..errors import MessageError
+from ..job import Job
+from ..store.suppressions import Suppressions
+from ..suppression import Reason, Suppression, domain_of, suppression
+
+log = logging.getLogger("flask_deferred_mail.delivery")
+
+
+class Reported(Protocol):
+    """The part of a provider's report that is looked at here."""
+
+    @property
+    def kind(self) -> str:
+        """``complained``, ``unsubscribed``, ``bounced``, ``rejected``, or what is passed over."""
+
+    @property
+    def bounce_type(self) -> str | None:
+        """``hard`` or ``soft``."""
+
+    @property
+    def address(self) -> str | None:
+        """Whom it is about."""
+
+    @property
+    def detail(self) -> str:
+        """The provider's words."""
+
+    @property
+    def transport(self) -> str:
+        """By which the mail went."""
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What an unsubscribe is for; empty: everything."""
+
+
+_REASONS: Mapping[tuple[str, str | None], Reason] = {
+    ("complained", None): Reason.COMPLAINT,
+    ("unsubscribed", None): Reason.UNSUBSCRIBE,
+    ("bounced", "hard"): Reason.HARD_BOUNCE,
+}
+
+
+def reason_of(event: Reported) -> Reason | None:
+    """Why the address is not to be mailed any more; ``None``: it may be.
+
+    A mail that the provider would not take because the address is on a list of its own counts like
+    a hard bounce, which is what put it there as a rule.
+    """
+    if event.kind == "rejected" and "suppress" in event.detail.lower():
+        return Reason.HARD_BOUNCE
+    bounce = event.bounce_type if event.kind == "bounced" else None
+    return _REASONS.get((event.kind, bounce))
+
+
+class Learner:
+    """Puts addresses on the list for what is reported of them."""
+
+    def __init__(self, suppressions: Suppressions) -> None:
+        self.suppressions = suppressions
+
+    def on_event(self, event: Reported, job: Job | None) -> list[Suppression]:
+        """Take in one report; ``job`` is the mail that it is about. Returns what it leads to.
+
+        Nothing follows from a report on a mail that is not known here: an account can be shared
+        with somebody whose mail is none of our business.
+
+        :raises StoreError: it could not be stored.
+        """
+        reason = reason_of(event)
+        if reason is None or job is None or not event.address:
+            return []
+        tags = event.tags if reason is Reason.UNSUBSCRIBE else ()
+        try:
+            entries = [_entry(event, event.address, job, reason, tag) for tag in tags or ("",)]
+        except MessageError as error:
+            log.warning("mail %d: a report of %r names nobody: %s", job.id, event.kind, error)
+            return []
+        self.suppressions.learn(entries)
+        return entries
+
+
+def _entry(event: Reported, address: str, job: Job, reason: Reason, tag: str) -> Suppression:
+    return suppression(
+        address,
+        reason,
+        domain=domain_of(job.sender),
+        tenant=job.tenant,
+        tag=clean(tag, 255),
+        source=clean(event.transport, 64),
+        detail=event.detail,
+    )
