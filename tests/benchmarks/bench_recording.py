@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
@@ -59,11 +60,12 @@ class _Contest:
 
     def measure(self, way: Callable[[], object], times: int) -> tuple[float, float]:
         """Microseconds per mail by the clock, and of this process's CPU."""
-        started, cpu = time.perf_counter(), time.process_time()
-        for _ in range(times):
-            with self.app.app.app_context():
+        # Outside of what is measured: the driver needs no context, and should not pay for one.
+        with self.app.app.app_context():
+            started, cpu = time.perf_counter(), time.process_time()
+            for _ in range(times):
                 way()
-        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+            seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         return seconds / times * 1e6, cpu / times * 1e6
 
     def inside(self, times: int) -> Iterator[tuple[str, float]]:
@@ -73,14 +75,9 @@ class _Contest:
         yield _BARE, self.measure(self.bare.add, times)[0]
         self.bare.cursor.execute("COMMIT")
         self.session.execute(_ORDER)
-        seconds = 0.0
-        with self.app.app.app_context():
-            for _ in range(times):
-                started = time.perf_counter()
-                self.app.mail.send_after_response(**MAIL, session=self.session)
-                seconds += time.perf_counter() - started
-            self.session.commit()
-        yield _CALL, seconds / times * 1e6
+        joined = partial(self.app.mail.send_after_response, **MAIL, session=self.session)
+        yield _CALL, self.measure(joined, times)[0]
+        self.session.commit()
 
 
 _ORDER = text("INSERT INTO bench_order VALUES ('tea')")
@@ -121,7 +118,7 @@ def _run(scope: Scope, kind: str, contest: _Contest) -> None:
         contest.measure(way, 20)
 
     def measure(name: str) -> None:
-        microseconds, busy = contest.measure(ways[name], scope.of(200, 50))
+        microseconds, busy = contest.measure(ways[name], scope.of(100, 50))
         clock.add(name, microseconds)
         cpu.add(name, busy)
 
