@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import MessageTooLarge, UnsupportedFeature
-from ..letter import Address, Letter, Part, Recipient
+from ..letter import Letter, Part, Recipient
 from ..mime import address_needs_utf8
-from ..mime_headers import encoded_words
 from ..reference import NAME
+from .mailbox import mailbox
 from .provider import Stamp
 
 #: Bytes of one mail, after base64.
@@ -28,8 +28,6 @@ MAX_BATCH_SIZE = 10_000_000
 MAX_TAG = 256
 
 _TAG = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_TAG}}}")
-# What may not stand in a display name without quotes (RFC 5322 section 3.2.3).
-_SPECIALS = re.compile(r'[()<>\[\]:;@\\,."]')
 # What we set ourselves, and with it whom the mail is from and for, and when.
 _NOT_EXTRA = frozenset(
     (
@@ -84,20 +82,6 @@ def _mail(letter: Letter, recipients: Sequence[Recipient], stamp: Stamp) -> dict
         "scheduled_at": None if stamp.send_at is None else _moment(stamp.send_at),
     }
     return {**{name: value for name, value in fields.items() if value}, **letter.esp_extra}
-
-
-def mailbox(address: Address) -> str:
-    """An address with its name. Names are not encoded: Resend does that."""
-    name = address.name
-    if not name:
-        return address.email
-    if "=?" in name:
-        # Would be decoded by whoever reads it, though its writer meant it literally.
-        name = " ".join(encoded_words(name))
-    elif _SPECIALS.search(name):
-        escaped = name.replace("\\", "\\\\").replace('"', '\\"')
-        name = f'"{escaped}"'
-    return f"{name} <{address.email}>"
 
 
 def _destinations(recipients: Sequence[Recipient]) -> dict[str, list[str]]:
