@@ -129,7 +129,7 @@ def _blamed(call: Call, words: str) -> tuple[RecipientResult, ...] | None:
     """
     if not call.letter.private_copies or len(call.recipients) < 2:
         return None
-    named = [r for r in call.recipients if _names(words, r.email)]
+    named = [r for r in call.recipients if names_address(words, r.email)]
     if not named or len(named) == len(call.recipients):
         return None
     return tuple(
@@ -140,7 +140,7 @@ def _blamed(call: Call, words: str) -> tuple[RecipientResult, ...] | None:
     )
 
 
-def _names(words: str, address: str) -> bool:
+def names_address(words: str, address: str) -> bool:
     """Whether the address stands in the words as a whole, not as the end of a longer one."""
     edge = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]"
     pattern = rf"(?<!{edge}){re.escape(address)}(?![A-Za-z0-9-])(?!\.[A-Za-z0-9])"
