@@ -241,4 +241,4 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 #: Schemes of the public contract that later releases bring.
-LATER = frozenset({"mailgun", "postmark", "sendgrid", "brevo", "aliyun", "tencentses"})
+LATER = frozenset({"aliyun", "tencentses"})
