@@ -149,6 +149,13 @@ class ResendTransport(ProviderTransport):
 
     # Sending
 
+    def request_for(self, call: Call) -> requests.Request:
+        """The request for this call; without a time if Resend would refuse it for that."""
+        stamp = Stamp.of(call)
+        if self.keeps_for(call.letter) is None:
+            stamp = replace(stamp, send_at=None)
+        return self.build_request(call.letter, call.recipients, stamp)
+
     def build_request(
         self, letter: Letter, recipients: Sequence[Recipient], stamp: Stamp
     ) -> requests.Request:

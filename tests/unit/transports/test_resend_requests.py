@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -195,6 +196,15 @@ def test_resend_keeps_no_mail_with_files_and_no_batch_until_its_time():
     assert native.keeps_for(two(parts=file)) is None
     assert native.keeps_for(copies()) is None
     assert plain.keeps_for(two()) is None
+
+
+def test_a_mail_that_resend_cannot_keep_is_never_sent_with_a_time():
+    """Somebody asked for it now, although its own time is later: a time would have it refused."""
+    native = built(NATIVE)
+    file = (Part(b"1", "application/pdf", "a.pdf"),)
+    for letter, is_told in ((two(), True), (two(parts=file), False)):
+        call = replace(a_call(letter), send_at=1795336200.0)
+        assert ("scheduled_at" in json_of(native.request_for(call))) is is_told
 
 
 @pytest.mark.parametrize(
