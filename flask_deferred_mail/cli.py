@@ -1,7 +1,8 @@
 """``flask mail ...`` (also ``flask deferred-mail ...``): all commands, in the order of the help.
 
 Each command parses, calls one function and prints. They are in ``cli_sending``, ``cli_looking``,
-``cli_changing`` and ``cli_tables``; what they have in common is in ``cli_command``.
+``cli_changing``, ``cli_suppress`` and ``cli_tables``; what they have in common is in
+``cli_command``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from .cli_changing import cancel, hold, purge, release, retry
 from .cli_command import Refused
 from .cli_looking import doctor, explain, list_, show, status
 from .cli_sending import sweep, test
+from .cli_suppress import suppress
 from .cli_tables import init_db, upgrade_db
 
 
@@ -66,6 +68,7 @@ for _command in (
     purge,
     doctor,
     test,
+    suppress,
     init_db,
     upgrade_db,
     _later(
@@ -77,11 +80,6 @@ for _command in (
         "transports",
         "List, pause and resume transports.",
         "`flask mail doctor` shows how they do, and `flask mail hold ID` keeps a mail back",
-    ),
-    _later(
-        "suppress",
-        "Keep a list of addresses that get no mail.",
-        "keep such a list in the application until then",
     ),
 ):
     mail_group.add_command(_command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..cleaning import clean
 from ..errors import MessageError
@@ -27,8 +27,8 @@ class Reported(Protocol):
         """``hard`` or ``soft``."""
 
     @property
-    def address(self) -> str | None:
-        """Whom it is about."""
+    def recipient(self) -> str | None:
+        """Whom it is about; ``None``: the provider does not say."""
 
     @property
     def detail(self) -> str:
@@ -39,8 +39,8 @@ class Reported(Protocol):
         """By which the mail went."""
 
     @property
-    def tags(self) -> tuple[str, ...]:
-        """What an unsubscribe is for; empty: everything."""
+    def data(self) -> Mapping[str, Any]:
+        """Further facts; ``tags``: the lists that an unsubscribe is for."""
 
 
 _REASONS: Mapping[tuple[str, str | None], Reason] = {
@@ -54,12 +54,20 @@ def reason_of(event: Reported) -> Reason | None:
     """Why the address is not to be mailed any more; ``None``: it may be.
 
     A mail that the provider would not take because the address is on a list of its own counts like
-    a hard bounce, which is what put it there as a rule.
+    what put it there; if the provider does not say that, like a hard bounce.
     """
-    if event.kind == "rejected" and "suppress" in event.detail.lower():
-        return Reason.HARD_BOUNCE
+    if event.kind == "rejected":
+        return _of_rejection(event.detail.lower())
     bounce = event.bounce_type if event.kind == "bounced" else None
     return _REASONS.get((event.kind, bounce))
+
+
+def _of_rejection(words: str) -> Reason | None:
+    if "suppress" not in words:
+        return None
+    if "unsubscribe" in words:
+        return Reason.UNSUBSCRIBE
+    return Reason.COMPLAINT if "complain" in words else Reason.HARD_BOUNCE
 
 
 class Learner:
@@ -77,16 +85,29 @@ class Learner:
         :raises StoreError: it could not be stored.
         """
         reason = reason_of(event)
-        if reason is None or job is None or not event.address:
+        if reason is None or job is None:
             return []
-        tags = event.tags if reason is Reason.UNSUBSCRIBE else ()
+        address = event.recipient or _only(job)
+        tags = _tags(event) if reason is Reason.UNSUBSCRIBE else []
         try:
-            entries = [_entry(event, event.address, job, reason, tag) for tag in tags or ("",)]
+            entries = [_entry(event, address, job, reason, tag) for tag in tags or [""]]
         except MessageError as error:
             log.warning("mail %d: a report of %r names nobody: %s", job.id, event.kind, error)
             return []
         self.suppressions.learn(entries)
         return entries
+
+
+def _only(job: Job) -> str:
+    return job.recipients[0].address if len(job.recipients) == 1 else ""
+
+
+def _tags(event: Reported) -> list[str]:
+    given = event.data.get("tags")
+    named = [given] if isinstance(given, str) else given
+    if not isinstance(named, (list, tuple)):
+        return []
+    return list(dict.fromkeys(clean(tag, 255) for tag in named if isinstance(tag, str) and tag))
 
 
 def _entry(event: Reported, address: str, job: Job, reason: Reason, tag: str) -> Suppression:
@@ -95,7 +116,7 @@ def _entry(event: Reported, address: str, job: Job, reason: Reason, tag: str) ->
         reason,
         domain=domain_of(job.sender),
         tenant=job.tenant,
-        tag=clean(tag, 255),
+        tag=tag,
         source=clean(event.transport, 64),
         detail=event.detail,
     )

@@ -33,6 +33,9 @@ from .waking import Bell
 
 Change = dict[str, Any]
 
+#: Whoever is still on the list of suppressed addresses is left out of the next attempt as well.
+_REOPENED = REOPENABLE | {RecipientStatus.SUPPRESSED}
+
 
 class Changes:
     """Changes by a person. Every method returns the job as it is afterwards.
@@ -58,7 +61,7 @@ class Changes:
         return self._change(job_id, _ended_as_sent if as_sent else _released)
 
     def retry(self, job_id: int) -> Job:
-        """Open ``rejected`` and ``failed`` recipients again, with a fresh budget."""
+        """Open rejected, failed and suppressed recipients again, with a fresh budget."""
         return self._change(job_id, _retried)
 
     def failed_ids(self) -> list[int]:
@@ -209,11 +212,13 @@ def _retried(row: Any) -> Change:
             "`purge --bodies-days`; record it anew"
         )
     entries = recipients_from(row.recipients)
-    if not any(entry.status in REOPENABLE for entry in entries):
-        raise IllegalTransition(f"mail {row.id} has no rejected or failed recipient to open again")
+    if not any(entry.status in _REOPENED for entry in entries):
+        raise IllegalTransition(
+            f"mail {row.id} has no rejected, failed or suppressed recipient to open again"
+        )
     recipients = tuple(
         replace(entry, status=RecipientStatus.PENDING, detail="", unknowns=0, doubt=None)
-        if entry.status in REOPENABLE
+        if entry.status in _REOPENED
         else entry
         for entry in entries
     )

@@ -40,7 +40,7 @@ HEIGHT = {
 HEIGHT |= {"__init__": 4, "cli": 4, "web": 4, "testing": 4, "migrations": 4}
 #: The commands, and what they print: the only modules that know click.
 COMMANDS = frozenset({"cli", "cli_command", "cli_sending", "cli_looking", "cli_changing"})
-COMMANDS |= {"cli_tables"}
+COMMANDS |= {"cli_tables", "cli_suppress"}
 HEIGHT |= dict.fromkeys(COMMANDS, 4)
 HEIGHT |= {"cli_output": 3, "doctor": 3, "doctor_database": 3, "explanation": 3}
 
