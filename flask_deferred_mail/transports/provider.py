@@ -95,7 +95,11 @@ class ProviderTransport(HttpApiTransport):
         words = clean(self.words_of(answer, body), 300)
         results = self.accepted(call, answer, body)
         if results is not None:
-            return Outcome(tuple(results), server=replace(server, reply=words or server.reply))
+            # One id for everybody is the call's own, which people look for in the attempt log.
+            ids = {result.provider_message_id for result in results}
+            queue_id = server.queue_id or (ids.pop() if len(ids) == 1 else None)
+            server = replace(server, queue_id=queue_id, reply=words or server.reply)
+            return Outcome(tuple(results), server=server)
         verdict = self.verdict(answer, body)
         detail = words or answer.words()
         server = replace(server, reply=detail)

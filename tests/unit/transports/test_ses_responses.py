@@ -45,6 +45,7 @@ def test_every_fixture_is_classified_as_it_expects(name):
     assert class_of(outcome) == (expect["class"], expect.get("ambiguous", False))
     for result in outcome.results:
         assert result.provider_message_id == expect.get("message_id")
+    assert outcome.server.queue_id == expect.get("message_id")
 
 
 def test_there_are_response_fixtures():
