@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
@@ -33,15 +33,23 @@ class SenderPool(Generic[T]):
         self.name = name
         self._work = work
         self._queue: deque[tuple[Hashable, str, T]] = deque()
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        # Two conditions, so that with hundreds of threads an item wakes one of them.
+        self._work_to_do = threading.Condition(self._lock)
+        self._progress = threading.Condition(self._lock)
         self._threads = 0
         #: Of these, how many stand still with something that was written off.
         self._stuck = 0
         self._idle = 0
-        #: Key -> lane of what is in work.
+        #: Key -> lane of what is in work; and how many of each lane are in work, or pending at all.
         self._busy: dict[Hashable, str] = {}
+        self._busy_in: Counter[str] = Counter()
+        self._pending_in: Counter[str] = Counter()
         #: Thread -> what it takes next, if it has asked to know.
         self._reserved: dict[int, tuple[Hashable, str, T]] = {}
+        #: What each observer waits for. Asked here, so that an item that is done wakes nobody who
+        #: would only look and wait again.
+        self._awaited: list[Callable[[], bool]] = []
         self._closed = False
 
     def submit(self, key: Hashable, item: T, lane: str = "") -> bool:
@@ -49,18 +57,19 @@ class SenderPool(Generic[T]):
 
         False: the pool is closed, or no thread can be started.
         """
-        with self._condition:
+        with self._lock:
             if self._closed:
                 return False
             if self._idle <= len(self._queue) and self._may_start(lane) and not self._start():
                 return False
             self._queue.append((key, lane, item))
-            self._condition.notify_all()
+            self._pending_in[lane] += 1
+            self._work_to_do.notify()
             return True
 
     def _may_start(self, lane: str) -> bool:
-        lanes = {lane, *self._busy.values(), *(entry[1] for entry in self._queue)}
-        return self._threads - self._stuck < self.size + len(lanes) - 1
+        lanes = len(self._pending_in) + (lane not in self._pending_in)
+        return self._threads - self._stuck < self.size + lanes - 1
 
     def _start(self) -> bool:
         thread = threading.Thread(
@@ -75,26 +84,49 @@ class SenderPool(Generic[T]):
         return True
 
     def _loop(self) -> None:
-        while True:
-            with self._condition:
-                self._idle += 1
-                while (entry := self._take()) is None and not self._closed:
-                    self._condition.wait()
-                self._idle -= 1
-                if entry is None:
-                    self._threads -= 1
-                    return
-                key, lane, item = entry
-                self._busy[key] = lane
+        while (entry := self._next_entry()) is not None:
+            key, _, item = entry
             try:
                 self._work(item)
             except BaseException:
                 # The threads of a pool outlive any item.
                 log.exception("a sender thread met an error; it goes on")
             finally:
-                with self._condition:
-                    self._busy.pop(key, None)
-                    self._condition.notify_all()
+                with self._lock:
+                    self._finished(key)
+
+    def _next_entry(self) -> tuple[Hashable, str, T] | None:
+        """What this thread is to do; waits for it. ``None``: the pool is closed."""
+        with self._lock:
+            self._idle += 1
+            while (entry := self._take()) is None and not self._closed:
+                self._work_to_do.wait()
+            self._idle -= 1
+            if entry is None:
+                self._threads -= 1
+                return None
+            key, lane, _ = entry
+            self._busy[key] = lane
+            self._busy_in[lane] += 1
+            if self._idle and (self._queue or self._reserved):
+                self._work_to_do.notify()
+            return entry
+
+    def _finished(self, key: Hashable) -> bool:
+        """An item is done, or written off. False: no thread of this pool has it."""
+        lane = self._busy.pop(key, None)
+        if lane is None:
+            return False
+        _less(self._busy_in, lane)
+        _less(self._pending_in, lane)
+        if self._idle and self._queue:
+            self._work_to_do.notify()
+        self._tell_observers()
+        return True
+
+    def _tell_observers(self) -> None:
+        if any(is_there() for is_there in self._awaited):
+            self._progress.notify_all()
 
     def _take(self) -> tuple[Hashable, str, T] | None:
         """What this thread is to do now, out of the queue; ``None``: nothing."""
@@ -102,13 +134,24 @@ class SenderPool(Generic[T]):
         if entry is None and (place := self._next()) is not None:
             entry = self._queue[place]
             del self._queue[place]
-        if entry is None and not self._queue and self._reserved:
+        if entry is None and not self._queue and self._reserved and self._has_spare_thread:
             # Nothing waits behind a server that takes its time while a thread has nothing to do.
             # There is no lane among them without a thread: the one that reserved it is in it.
-            other = next(iter(self._reserved))
-            if len(self._busy) - len(set(self._busy.values())) < self.size - 1:
-                entry = self._reserved.pop(other)
+            entry = self._reserved.pop(next(iter(self._reserved)))
         return entry
+
+    @property
+    def _has_spare_thread(self) -> bool:
+        """The first thread of a lane is always to be had, the others are shared by all lanes."""
+        return len(self._busy) - len(self._busy_in) < self.size - 1
+
+    def _next(self) -> int | None:
+        """Place in the queue of what a free thread may take."""
+        if not self._queue:
+            return None
+        if self._has_spare_thread:
+            return 0
+        return next((n for n, e in enumerate(self._queue) if e[1] not in self._busy_in), None)
 
     def reserve(self, lane: str) -> T | None:
         """What the calling thread, one of this pool, will do next: the first item of that lane.
@@ -117,42 +160,32 @@ class SenderPool(Generic[T]):
         :meth:`clear` takes it back, and a thread that would be idle takes it over.
         """
         me = threading.get_ident()
-        with self._condition:
+        with self._lock:
             entry = self._reserved.get(me)
             if entry is None and not self._closed:
-                entry = next((e for e in self._queue if e[1] == lane), None)
-                if entry is None:
+                place = next((n for n, e in enumerate(self._queue) if e[1] == lane), None)
+                if place is None:
                     return None
-                self._queue.remove(entry)
-                self._reserved[me] = entry
+                entry = self._reserved[me] = self._queue[place]
+                del self._queue[place]
                 if self._idle:
-                    self._condition.notify_all()
+                    self._work_to_do.notify()
             return None if entry is None or entry[1] != lane else entry[2]
-
-    def _next(self) -> int | None:
-        """Place in the queue of what a free thread may take: the first thread of a lane is always
-        to be had, the others are shared by all lanes."""
-        if not self._queue:
-            return None
-        lanes = set(self._busy.values())
-        if len(self._busy) - len(lanes) < self.size - 1:
-            return 0
-        return next((n for n, entry in enumerate(self._queue) if entry[1] not in lanes), None)
 
     def write_off(self, key: Hashable) -> bool:
         """The thread with this item stands still: count on it no more, and start another.
 
         False: no thread of this pool has it.
         """
-        with self._condition:
-            if self._busy.pop(key, None) is None:
+        with self._lock:
+            if not self._finished(key):
                 return False
             # Nobody knows which thread it is; what each has reserved is anybody's again.
             self._queue.extendleft(self._reserved.values())
             self._reserved.clear()
             self._stuck += 1
             self._start()
-            self._condition.notify_all()
+            self._work_to_do.notify_all()
             return True
 
     @property
@@ -162,24 +195,26 @@ class SenderPool(Generic[T]):
 
     def clear(self) -> list[T]:
         """Take everything out of the queue that no thread has begun."""
-        with self._condition:
-            items = [item for _, _, item in (*self._reserved.values(), *self._queue)]
+        with self._lock:
+            entries = [*self._reserved.values(), *self._queue]
             self._queue.clear()
             self._reserved.clear()
-            self._condition.notify_all()
-            return items
+            for _, lane, _ in entries:
+                _less(self._pending_in, lane)
+            self._tell_observers()
+            return [item for _, _, item in entries]
 
     def close(self) -> list[T]:
         """Begin nothing more. Returns what was waiting."""
-        with self._condition:
+        with self._lock:
             self._closed = True
-            self._condition.notify_all()
+            self._work_to_do.notify_all()
         return self.clear()
 
     @property
     def pending(self) -> int:
         """Items waiting or in work."""
-        with self._condition:
+        with self._lock:
             return self._all()
 
     def _all(self) -> int:
@@ -187,22 +222,31 @@ class SenderPool(Generic[T]):
 
     def pending_in(self, lane: str) -> int:
         """Items of one lane that wait or are in work."""
-        with self._condition:
-            return self._count(lane)
-
-    def _count(self, lane: str) -> int:
-        waiting = sum(entry[1] == lane for entry in (*self._queue, *self._reserved.values()))
-        return waiting + sum(busy == lane for busy in self._busy.values())
+        with self._lock:
+            return self._pending_in.get(lane, 0)
 
     def wait(self, below: int, timeout: float | None) -> bool:
         """Wait until fewer than ``below`` items are pending. False: it took too long."""
-        with self._condition:
-            return self._condition.wait_for(lambda: self._all() < below, timeout)
+        return self._await(lambda: self._all() < below, timeout)
 
     def wait_for_any(self, lanes: Iterable[str], below: int, timeout: float) -> bool:
         """Wait until one of the lanes has fewer than ``below`` items. False: it took too long."""
         watched = list(lanes)
-        with self._condition:
-            return self._condition.wait_for(
-                lambda: any(self._count(lane) < below for lane in watched), timeout
-            )
+        return self._await(
+            lambda: any(self._pending_in.get(lane, 0) < below for lane in watched), timeout
+        )
+
+    def _await(self, is_there: Callable[[], bool], timeout: float | None) -> bool:
+        with self._lock:
+            self._awaited.append(is_there)
+            try:
+                return self._progress.wait_for(is_there, timeout)
+            finally:
+                self._awaited.remove(is_there)
+
+
+def _less(counts: Counter[str], lane: str) -> None:
+    """One less of that lane; a lane without any is not in the count."""
+    counts[lane] -= 1
+    if counts[lane] <= 0:
+        del counts[lane]

@@ -1,8 +1,8 @@
 """What a mail that waits for its turn will ask of its transport, as far as that is plain.
 
 A connection may name the envelope of its next mail together with the end of this one, which saves
-a round trip. Only an ordinary mail is told of beforehand: one call, nobody in doubt, nobody settled.
-If it turns out otherwise when its turn comes, the connection is dropped, and nothing was sent.
+a round trip. Only an ordinary mail is told of beforehand: one call, nobody in doubt or settled. If
+it turns out otherwise when its turn comes, the connection is dropped, and nothing was sent.
 """
 
 from __future__ import annotations

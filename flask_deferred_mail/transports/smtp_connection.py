@@ -31,6 +31,7 @@ _UNMISTAKABLE = 6
 #: Bytes given to the socket in one call; the deadline is looked at between calls.
 _CHUNK = 128 * 1024
 
+_CODES = frozenset(str(code) for code in range(200, 600))
 _REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?\Z", re.DOTALL)
 
 
@@ -116,8 +117,24 @@ class SmtpConnection:
 
         :raises Broken: silence, end of the line, too much of it, or something that is not SMTP.
         """
+        if (plain := self._plain_reply()) is not None:
+            return plain
         code, lines = self._read_lines(deadline)
         return Reply(code, self._text(lines))
+
+    def _plain_reply(self) -> Reply | None:
+        """A reply of one ordinary line that is there already, as nearly all are."""
+        end = self._input.find(b"\r\n", 0, MAX_LINE)
+        if end < 4 or self.secrets or self._input[3:4] != b" ":
+            return None
+        line = self._input[:end].decode("latin-1")
+        text = line[4:]
+        if not (line.isascii() and line.isprintable() and line[:3] in _CODES):
+            return None
+        if len(text) > MAX_TEXT or "  " in text or text != text.strip():
+            return None
+        del self._input[: end + 2]
+        return Reply(int(line[:3]), text)
 
     def _read_lines(self, deadline: Deadline) -> tuple[int, list[bytes]]:
         """The code of the next reply, and its lines without it."""

@@ -21,8 +21,10 @@ IDLE_SECONDS = 30.0
 JUST_NOW = 0.25
 #: Mails after which a connection is given up: many servers count, and end it rudely.
 MAILS_PER_CONNECTION = 100
-#: Idle connections kept at most.
-MAX_IDLE = 32
+#: Idle connections kept at most: more than senders, who let go of theirs between two mails.
+MAX_IDLE = 512
+#: Seconds between two looks for connections that are idle for too long.
+_LOOK_EVERY = 1.0
 
 
 class IdleConnections:
@@ -34,8 +36,9 @@ class IdleConnections:
         self._idle_seconds = idle_seconds
         self._mails = mails
         self._lock = threading.Lock()
-        # Newest last: the one used last is taken first, so that the others may grow old and go.
-        self._idle: list[SmtpConnection] = []
+        # By the thread that used it last; it has one at most. The oldest are first.
+        self._idle: dict[int, SmtpConnection] = {}
+        self._look_at = 0.0
 
     def take(self) -> SmtpConnection | None:
         """The newest connection of this thread that still lives; it is the caller's now."""
@@ -50,14 +53,28 @@ class IdleConnections:
         if connection.mails >= self._mails:
             connection.leave()
             return
-        connection.idle_since = time.monotonic()
+        now = connection.idle_since = time.monotonic()
         connection.owner = weakref.ref(threading.current_thread())
+        me = threading.get_ident()
         with self._lock:
-            self._idle.append(connection)
-            stale = [c for c in self._idle if not self._is_fresh(c)] or self._idle[:-MAX_IDLE]
-            self._idle = [c for c in self._idle if c not in stale]
-        for connection in stale:
-            connection.leave()
+            former = self._idle.pop(me, None)
+            self._idle[me] = connection
+            stale = [] if former is None else [former]
+            if now >= self._look_at or len(self._idle) > MAX_IDLE:
+                self._look_at = now + _LOOK_EVERY
+                stale += self._old_ones()
+        for other in stale:
+            other.leave()
+
+    def _old_ones(self) -> list[SmtpConnection]:
+        """Take out what has been idle for too long, and what is too many."""
+        too_many = len(self._idle) - MAX_IDLE
+        keys = [
+            key
+            for number, (key, connection) in enumerate(self._idle.items())
+            if number < too_many or not self._is_fresh(connection)
+        ]
+        return [self._idle.pop(key) for key in keys]
 
     def forsake(self) -> None:
         """Cut this thread's connections: one may wait for the body of its next mail."""
@@ -76,29 +93,30 @@ class IdleConnections:
         Not a byte is sent: the connection is still the parent's. Takes no lock, because a thread
         that held it may not have come along.
         """
-        for connection in self._idle:
+        for connection in list(self._idle.values()):
             connection.hang_up()
 
     def _empty(self) -> list[SmtpConnection]:
         with self._lock:
-            idle, self._idle = self._idle, []
-        return idle
+            idle, self._idle = self._idle, {}
+        return list(idle.values())
 
     def _newest(self) -> SmtpConnection | None:
-        me = threading.current_thread()
+        """This thread's own, else the newest of those whose thread has ended."""
         with self._lock:
-            for index in range(len(self._idle) - 1, -1, -1):
-                if _is_free(self._idle[index], me):
-                    return self._idle.pop(index)
-        return None
+            connection = self._idle.pop(threading.get_ident(), None)
+            if connection is not None:
+                return connection
+            free = [key for key, other in self._idle.items() if _has_no_owner(other)]
+            return self._idle.pop(free[-1]) if free else None
 
     def _is_fresh(self, connection: SmtpConnection) -> bool:
         return time.monotonic() - connection.idle_since < self._idle_seconds
 
 
-def _is_free(connection: SmtpConnection, thread: threading.Thread) -> bool:
+def _has_no_owner(connection: SmtpConnection) -> bool:
     owner = connection.owner() if connection.owner is not None else None
-    return owner is None or owner is thread or not owner.is_alive()
+    return owner is None or not owner.is_alive()
 
 
 def _was_just_used(connection: SmtpConnection) -> bool:

@@ -245,10 +245,20 @@ def test_idle_connections_are_not_hoarded(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(smtp_pool, "MAX_IDLE", 2)
     pool = IdleConnections()
     with SmtpServer() as server:
-        for _ in range(3):
+        together = threading.Barrier(4)
+
+        def use_one() -> None:
             connection = dial(server.host, server.port, Deadline.after(5), 5)
             connection.read_reply(Deadline.after(5))
             pool.give_back(connection)
+            together.wait(10)
+
+        threads = [threading.Thread(target=use_one) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        together.wait(10)
+        for thread in threads:
+            thread.join(10)
         wait_until(lambda: server.count("QUIT") == 1)
         assert server.connections == 3
         pool.close(5)
