@@ -282,8 +282,10 @@ def _shares(connection: Connection, transport: str, since: float) -> tuple[int, 
 
 def _take_back(connection: Connection, transport: str, since: float) -> None:
     """Take off the list whom this hour's refusals put there."""
-    query = select(refusals.c.address.distinct()).where(
-        refusals.c.transport == transport, refusals.c.refused_at > since
+    query = (
+        select(refusals.c.address)
+        .where(refusals.c.transport == transport, refusals.c.refused_at > since)
+        .distinct()
     )
     addresses = sorted(connection.scalars(query))
     for start in range(0, len(addresses), _AT_ONCE):

@@ -6,6 +6,7 @@ by a mail server, not by our own code.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from flask_deferred_mail import Attachment
 from flask_deferred_mail.job import JobStatus
 from flask_deferred_mail.store.claims import Claim
 from flask_deferred_mail.store.statements import AttemptNote, Verdict
+from flask_deferred_mail.suppression import Mailing, Refusal
 from tests.support.mail_app import MailApp
 from tests.support.smtp_server import SmtpServer
 from tests.support.waiting import wait_until
@@ -92,10 +94,43 @@ def test_a_request_that_sends_costs_two_commits(make_app: MakeApp, smtp: SmtpSer
     trace = Trace(app)
     _request(app)
     statements = trace.take()
-    # Once a second, a process looks at what is known of the transports.
-    if (look := ["BEGIN", "SELECT", "COMMIT"]) == statements[1:4]:
-        del statements[1 : 1 + len(look)]
+    # Once a second, a process looks at what is known of the transports; every other second, at
+    # whether anybody is on the suppression list.
+    for look in (["BEGIN", "SELECT", "COMMIT"], ["SELECT"]):
+        if statements[1 : 1 + len(look)] == look:
+            del statements[1 : 1 + len(look)]
     assert statements == ["INSERT", *ONE_OUTCOME]
+
+
+def test_a_list_of_suppressed_addresses_costs_one_look_for_each_mail(
+    app: MailApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many recipients it has; nothing while the list is known to be empty."""
+    suppressions, mailing, now = app.runtime.suppressions, Mailing("example.com"), time.time()
+    suppressions.found(["ann@example.com"], mailing, now)
+    # Whether it is empty is not asked again in this test.
+    monkeypatch.setattr("flask_deferred_mail.store.suppressions.BELIEVED", 3_600.0)
+    trace = Trace(app)
+    suppressions.found(["ann@example.com"], mailing, now)
+    assert trace.take() == []
+    suppressions.add("eve@example.com")
+    trace.take()
+    for number in (1, 500):
+        suppressions.found([f"r{n}@example.com" for n in range(number)], mailing, now)
+        assert trace.take() == ["SELECT"]
+
+
+def test_refused_recipients_are_noted_with_the_outcome(app: MailApp) -> None:
+    """No commit more; a mail whose recipients were not refused so pays nothing."""
+    [claim] = _claims(app, 1)
+    trace = Trace(app)
+    refused = (Refusal("ann@example.com", "example.com", "", "550 5.1.1"),)
+    note = AttemptNote(0.0, 0.1, "failed", "")
+    verdict = Verdict(JobStatus.FAILED, claim.recipients, note, None, refusals=refused)
+    app.runtime.jobs.record(claim, verdict)
+    statements = trace.take()
+    assert statements[:4] == ONE_OUTCOME[:4]
+    assert statements[4:] == ["INSERT", *["SELECT"] * 3, "COMMIT"]
 
 
 def _request(app: MailApp) -> None:
