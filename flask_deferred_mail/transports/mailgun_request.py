@@ -224,6 +224,7 @@ def check(letter: Letter) -> None:
     _check_tags(letter)
     _check_merging(letter)
     _check_values(letter)
+    _check_names(letter)
     _check_headers(letter)
     _check_body(letter)
     _check_extra(letter)
@@ -271,7 +272,7 @@ def _check_merging(letter: Letter) -> None:
     if NAME in metadata:
         raise UnsupportedFeature("metadata", f"{NAME!r} is a name that we use ourselves")
     if letter.template_id is not None and any(letter.merge_data.values()):
-        both = sorted(metadata & {NAME, *_value_names(letter, letter.recipients)})
+        both = sorted({NAME, *metadata} & {*_value_names(letter, letter.recipients)})
         if both:
             raise UnsupportedFeature(
                 "merge_data", f"Mailgun keeps it where metadata is, and {both[0]!r} is in both"
@@ -289,8 +290,15 @@ def _check_values(letter: Letter) -> None:
                 raise UnsupportedFeature(
                     "merge_data", f"Mailgun fills in single values, and {name!r} is not one"
                 )
-            if "%" in name:
-                raise UnsupportedFeature("merge_data", f"{name!r} cannot stand between two '%'")
+
+
+def _check_names(letter: Letter) -> None:
+    """What is filled in stands between two ``%``."""
+    for field in ("merge_data", "merge_metadata", "merge_headers"):
+        names = {name for own in getattr(letter, field).values() for name in own}
+        odd = sorted(name for name in names if "%" in name)
+        if odd:
+            raise UnsupportedFeature(field, f"Mailgun takes no '%' in a name, as in {odd[0]!r}")
 
 
 def _check_headers(letter: Letter) -> None:
