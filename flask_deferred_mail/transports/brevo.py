@@ -63,8 +63,10 @@ REPEATED = "duplicate_parameter"
 
 # Words of a refusal over what all copies have in common: no recipient is to blame.
 _COMMON = re.compile(
-    r"sender|subject|template|content|attachment|reply|header|tag|schedul|batch", re.IGNORECASE
+    r"\b(sender|subject|template|html|text|attachment|reply|header|tag|schedul|batch)",
+    re.IGNORECASE,
 )
+_ADDRESS = re.compile(r"[^\s@]*@\S*")
 
 
 class BrevoTransport(ProviderTransport):
@@ -88,7 +90,8 @@ class BrevoTransport(ProviderTransport):
     max_size: ClassVar[int | None] = brevo_request.MAX_MESSAGE
     keeps_message_id: ClassVar[bool] = False
     idempotency_window: ClassVar[float | None] = 1800.0
-    horizon: ClassVar[float | None] = 72 * 3600.0
+    #: Brevo takes 72 hours by its own clock, which is not ours.
+    horizon: ClassVar[float | None] = 72 * 3600.0 - 900.0
     label: ClassVar[str] = "Brevo"
     rules: ClassVar[tuple[Rule, ...]] = RULES
 
@@ -199,7 +202,8 @@ class BrevoTransport(ProviderTransport):
     def verdict(self, answer: Answer, body: Any) -> Verdict:
         """A refusal over what all copies share is not tried again in halves."""
         found = super().verdict(answer, body)
-        if found.divisible and _COMMON.search(self.words_of(answer, body)):
+        words = _ADDRESS.sub("", self.words_of(answer, body)) if found.divisible else ""
+        if _COMMON.search(words):
             return replace(found, divisible=False)
         return found
 

@@ -262,9 +262,9 @@ def test_the_endpoint_replaces_the_host(options, url):
 
 
 def test_scheduling_is_left_to_brevo_only_on_request():
-    """Three days ahead at the most."""
+    """Three days ahead at the most, with a little room for clocks that differ."""
     assert built("brevo://k@default").schedules_ahead is None
-    assert BREVO.schedules_ahead == 259_200
+    assert BREVO.schedules_ahead == 259_200 - 900
 
 
 REFUSED = [

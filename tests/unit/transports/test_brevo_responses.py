@@ -147,6 +147,8 @@ def test_a_refusal_over_an_address_is_divided_or_blames_whom_it_names():
     assert not refused("invalid_parameter", "email is not valid in to").divisible
     for shared in ("sender is not valid", "templateId is invalid", "Invalid attachment"):
         assert not refused("invalid_parameter", shared, COPIES).divisible
+    for address in ("sender@example.net", "a-tag@html.example"):
+        assert refused("invalid_parameter", f"{address} is not valid", COPIES).divisible
     outcome = refused("invalid_parameter", "u2@example.net is not valid", COPIES)
     assert list(fates(outcome).values()) == ["untried", "untried", "refused", "untried"]
 

@@ -273,9 +273,9 @@ def test_region_and_endpoint_choose_the_host(options, url):
 
 
 def test_scheduling_is_left_to_sendgrid_only_on_request():
-    """Three days ahead at the most."""
+    """Three days ahead at the most, with a little room for clocks that differ."""
     assert built("sendgrid://SG.test@default").schedules_ahead is None
-    assert SENDGRID.schedules_ahead == 259_200
+    assert SENDGRID.schedules_ahead == 259_200 - 900
 
 
 REFUSED = [
