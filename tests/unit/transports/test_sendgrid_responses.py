@@ -124,6 +124,13 @@ def test_what_is_one_senders_or_templates_fails_that_mail(status, message, field
     assert outcome.fault is None
 
 
+@pytest.mark.parametrize(("status", "kind"), [(429, "rate_limited"), (500, "transient")])
+def test_a_field_that_is_named_beside_another_trouble_decides_nothing(status, kind):
+    """Only a refusal is about what stands in the request."""
+    for field in ("from", "personalizations.1.to"):
+        assert class_of(said(status, complaint("x", field), COPIES)) == (kind, status == 500)
+
+
 def test_private_copies_that_the_answer_counts_are_refused_alone():
     """The others were not tried, and go at once in another call."""
     content = {
