@@ -1,8 +1,8 @@
 """``flask mail ...`` (also ``flask deferred-mail ...``): all commands, in the order of the help.
 
-Each command parses, calls one function and prints. They are in ``cli_sending``, ``cli_looking``,
-``cli_changing``, ``cli_suppress`` and ``cli_tables``; what they have in common is in
-``cli_command``.
+Each command parses, calls one function and prints. They are in ``cli_sending``, ``cli_worker``,
+``cli_looking``, ``cli_changing``, ``cli_suppress`` and ``cli_tables``; what they have in common is
+in ``cli_command``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .cli_looking import doctor, explain, list_, show, status
 from .cli_sending import sweep, test
 from .cli_suppress import suppress
 from .cli_tables import init_db, upgrade_db
+from .cli_worker import worker
 
 
 class _InOrder(click.Group):
@@ -57,6 +58,7 @@ def _later(name: str, what: str, instead: str) -> click.Command:
 
 for _command in (
     sweep,
+    worker,
     status,
     list_,
     show,
@@ -71,11 +73,6 @@ for _command in (
     suppress,
     init_db,
     upgrade_db,
-    _later(
-        "worker",
-        "Sweep until told to stop.",
-        "run `flask mail sweep` from cron, or `flask mail sweep --wait 55`",
-    ),
     _later(
         "transports",
         "List, pause and resume transports.",

@@ -56,6 +56,9 @@ class Setback:
 
         def work(connection: Connection) -> int:
             _free_transports(connection, self.longest)
+            # Those of the dead are never written again, and would say so for ever.
+            later = sightings.c.seen_at > now()
+            connection.execute(update(sightings).where(later).values(seen_at=now()))
             return _due_now(connection) + _due_in_time(connection, self.longest)
 
         return self.database.write(work)

@@ -642,7 +642,7 @@ def test_tables_of_the_application_are_left_to_it(shop, command):
     assert not database.path.exists()
 
 
-@pytest.mark.parametrize("name", ["worker", "transports"])
+@pytest.mark.parametrize("name", ["transports"])
 def test_commands_of_later_releases_are_refused(shop, name):
     """2 with a clear text, whatever they are called with; never silently ignored."""
     result = shop(name, "--processes", 2, "x", code=2)

@@ -15,15 +15,16 @@ import pytest
 from flask_deferred_mail.cli import mail_group
 
 PAGE = Path(__file__).parents[2] / "docs/reference/command-line.md"
-LATER = {"worker", "transports"}
+LATER = {"transports"}
 COMMANDS = {
-    *("sweep", "status", "list", "show", "explain", "retry", "cancel", "hold"),
+    *("sweep", "worker", "status", "list", "show", "explain", "retry", "cancel", "hold"),
     *("init-db", "upgrade-db", "release", "purge", "doctor", "test"),
     *("suppress", "suppress add", "suppress list", "suppress remove"),
     *("suppress import", "suppress export"),
 }
 OPTIONS = {
     "sweep": {"--limit", "--concurrency", "--wait", "--fail-on-error", "--json"},
+    "worker": {"--processes", "--concurrency", "--max-jobs", "--max-seconds", "--max-memory"},
     "status": {"--json", "--max-age", "--max-pending"},
     "list": {"--status", "--to", "--key", "--limit", "--json"},
     "show": {"--json"},
