@@ -122,7 +122,7 @@ class AppMail:
         lease = None
         if soon and self._may_lease(submission):
             lease = runtime.dispatcher.room_for(submission.transport)
-        added = runtime.jobs.add(submission, lease)
+        added = runtime.record(submission, lease)
         if not added.created:
             return added.job
         if hook is not None and soon:

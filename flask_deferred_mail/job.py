@@ -136,6 +136,8 @@ class JobRecipient:
     doubt: str | None = None
     #: When that was, in seconds since the epoch by the database's clock.
     doubted_at: float | None = None
+    #: By which member of a combined transport that call went: only there it can be repeated.
+    doubted_by: str | None = None
 
     @property
     def recipient(self) -> Recipient:

@@ -29,9 +29,11 @@ from ..store.database import PATIENCE
 from ..store.outcomes import OUTCOME_PATIENCE
 from ..store.statements import AttemptNote, Verdict
 from ..transports.base import Upcoming, nothing_upcoming
-from .calls import Calls, Tools
+from .calls import Calls
 from .leases import OUT_OF_TIME, Holding, LeaseKeeper, Phase
+from .ledger import Tools
 from .pacing import Leave, Rest
+from .routes import KeptOff
 from .suppressing import refusals_of
 from .verdict import Tally, after_attempt, apply, before_attempt
 
@@ -126,7 +128,7 @@ class Deliverer:
                 reason = f"transport {holding.claim.transport!r} rests: {answer.reason}"
                 return self._return(holding, reason)
             try:
-                return self._attempt(holding, letter, contain, budget, upcoming)
+                return self._attempt(holding, letter, contain, budget, upcoming, answer)
             finally:
                 self.pacing.drop(answer)
         finally:
@@ -137,7 +139,7 @@ class Deliverer:
         if self._has_ended(holding.claim):
             return Leave(holding.claim.transport)
         try:
-            return self.pacing.ask(holding.claim.transport)
+            return self.tools.routes.ask(holding.claim.transport)
         except StoreError:
             # Nothing was tried: the mail does not pay for the database.
             self._return(holding, _NO_DATABASE)
@@ -153,6 +155,7 @@ class Deliverer:
         contain: bool,
         budget: Deadline | None,
         upcoming: Upcoming,
+        leave: Leave,
     ) -> Delivered:
         claim = holding.claim
         started = _Clock()
@@ -167,13 +170,15 @@ class Deliverer:
         if not holding.begin(deadline, overdue_at):
             return Delivered("returned", holding.why_dropped)
         crashpoints.reached("after-claim")
-        work = Calls(self.tools, holding, deadline, contain, budget is not None, upcoming)
+        work = Calls(self.tools, holding, deadline, contain, budget is not None, upcoming, leave)
         try:
             tally = self._run(work, letter)
         except HandoverRefused as refusal:
             if str(refusal) != OUT_OF_TIME:
                 return self._return(holding, str(refusal))
             tally = work.out_of_time(str(refusal))
+        except KeptOff as kept:
+            return self._return(holding, str(kept))
         except StoreError:
             self._return(holding, _NO_DATABASE)
             raise
@@ -183,7 +188,7 @@ class Deliverer:
             raise
         crashpoints.reached("before-outcome")
         verdict = after_attempt(
-            claim, self.policy, tally, claim.now(), started.note(work.server), self.rng
+            claim, self.policy, tally, claim.now(), started.note(work.server, work.member), self.rng
         )
         verdict = replace(verdict, refusals=refusals_of(claim, work.letter, work.outcomes))
         try:
@@ -209,7 +214,7 @@ class Deliverer:
         try:
             with self.context():
                 tally = work.run(letter)
-        except HandoverRefused:
+        except (HandoverRefused, KeptOff):
             raise
         except Exception as error:
             if tally is None:
@@ -274,7 +279,9 @@ class Deliverer:
         detail = "the attempt stood still past its deadline"
         results = [RecipientResult(address, fate, detail) for address in holding.in_call]
         tally = Tally(
-            recipients=apply(claim.recipients, results, holding.call_key, False, claim.now()),
+            recipients=apply(
+                claim.recipients, results, holding.call_key, False, claim.now(), holding.member
+            ),
             costs_attempt=True,
             rests_for=None,
             interrupted=False,
@@ -282,7 +289,8 @@ class Deliverer:
             generation=claim.generation,
             detail=detail,
         )
-        note = AttemptNote(time.time(), self.timing.attempt(claim.size), "retry", detail)
+        seconds = self.timing.attempt(claim.size)
+        note = AttemptNote(time.time(), seconds, "retry", detail, member=holding.member)
         verdict = after_attempt(claim, self.policy, tally, claim.now(), note, self.rng)
         delivered = self._record(claim, verdict, None)
         self.leases.let_go(holding)
@@ -297,9 +305,9 @@ class _Clock:
         self.wall = time.time()
         self.started = time.monotonic()
 
-    def note(self, server: ServerNote | None = None) -> AttemptNote:
+    def note(self, server: ServerNote | None = None, member: str | None = None) -> AttemptNote:
         seconds = round(time.monotonic() - self.started, 6)
-        return AttemptNote(self.wall, seconds, "retry", "", server or ServerNote())
+        return AttemptNote(self.wall, seconds, "retry", "", server or ServerNote(), member)
 
 
 def _accepted(recipients: Sequence[JobRecipient]) -> int:

@@ -6,11 +6,11 @@ has it), a mail with more recipients than the server takes at once is as many as
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 
 from .. import crashpoints
 from ..cleaning import clean
@@ -23,18 +23,20 @@ from ..errors import (
     NotYetAvailable,
     StoreError,
 )
-from ..job import JobRecipient, RecipientStatus
 from ..letter import Letter, Recipient
-from ..outcome import Fate, FaultKind, Outcome, RecipientResult, ServerNote
+from ..outcome import Fate, FaultKind, Outcome
 from ..store.database import PATIENCE
-from ..store.jobs import JobStore
 from ..store.outcomes import OUTCOME_PATIENCE
 from ..transports.base import Call, Transport, Upcoming, nothing_upcoming
+from ..transports.combination import may_go_on
+from .envelopes import Envelope, envelopes, key_of, without_lost_doubts
 from .leases import LOST, Holding
-from .pacing import Pacing
+from .ledger import Ledger, Tools
+from .pacing import Leave, Rest
+from .routes import KeptOff, Wish
 from .scheduling import later_date
-from .suppressing import Suppressing, words_of
-from .verdict import Policy, Tally, apply, still_open, without_late_doubts
+from .suppressing import words_of
+from .verdict import Tally, still_open
 
 log = logging.getLogger("flask_deferred_mail.delivery")
 
@@ -42,36 +44,8 @@ log = logging.getLogger("flask_deferred_mail.delivery")
 #: ``close()``): with the budget before it, below the 30 s after which gunicorn ends a worker.
 BUDGETED_REPLY = 15.0
 
-#: Recipients of one call, and its idempotency key if it has one from before.
-Envelope = tuple[tuple[Recipient, ...], str | None]
 
-
-#: Seconds for which a mail that cannot be decrypted here is left to processes that have its key.
-PAUSE_WITHOUT_KEY = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Wall clocks of one attempt, in seconds."""
-
-    #: By the size of the mail in bytes: up to the last byte handed over.
-    attempt: Callable[[int], float]
-    final_reply: float
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What calls are made with."""
-
-    store: JobStore
-    transports: Callable[[str], Transport]
-    pacing: Pacing
-    policy: Policy
-    timing: Timing
-    suppressing: Suppressing
-
-
-class Calls:
+class Calls(Ledger):
     """The calls of one attempt: one envelope after the other, each settled before the next."""
 
     def __init__(
@@ -82,33 +56,19 @@ class Calls:
         contain: bool,
         budgeted: bool = False,
         upcoming: Upcoming = nothing_upcoming,
+        leave: Leave | None = None,
     ) -> None:
-        self.tools = tools
+        super().__init__(tools, holding, deadline, budgeted=budgeted)
+        #: What was granted for the transport.
+        self._leave = leave or Leave(holding.claim.transport)
         self._upcoming = upcoming
-        self.holding = holding
-        self.claim = holding.claim
-        self.deadline = deadline
         self.contain = contain
         #: No envelope is begun with less time than this, once others have come to something.
         self._enough = deadline.left() / 10
-        #: The deadline is somebody's who waits (inline), not the mail's own.
-        self.budgeted = budgeted
-        self.generation = holding.claim.generation
         #: The last sender of these keys died: any one of its envelopes may have arrived.
         self._died = holding.claim.died_generation == holding.claim.generation
-        #: What the server's answers say of it: accepted something, answered at all, nothing.
-        self.accepted = self.answered = False
-        self.recipients: tuple[JobRecipient, ...] = holding.claim.recipients
-        self.letter: Letter | None = None
-        self.server = ServerNote()
-        self.outcomes: list[Outcome] = []
-        self.interrupted = False
-        #: A call has begun and nothing is known of its outcome yet.
-        self.in_flight = False
         #: Further envelopes of this mail wait for their turn.
         self._more = False
-        #: Who was left out of it, in words.
-        self._left_out = ""
         #: When a provider that keeps the mail itself is to deliver it.
         self._schedule: float | None = None
 
@@ -118,14 +78,14 @@ class Calls:
         except (ConfigurationError, NotYetAvailable) as error:
             detail = clean(str(error))
             self._take_in(Outcome.not_sent(self._open(), FaultKind.ACCOUNT, detail), "")
-            return self._tally(None)
+            return self._tally()
         try:
             self.letter = letter or self.holding.letter or self._load()
             if transport.schedules_ahead is not None:
                 self._schedule = later_date(self.letter, self.claim.now())
             self._leave_out(transport, self.letter)
             self._send_all(transport, self.letter)
-        except HandoverRefused:
+        except (HandoverRefused, KeptOff):
             raise
         except KeyMissing as error:
             return self._left_to_others(clean(str(error)))
@@ -138,23 +98,68 @@ class Calls:
             if not self.contain and not isinstance(error, Exception):
                 raise
             return self.broke(error)
-        return self._tally(transport)
+        return self._tally()
 
     def _send_all(self, transport: Transport, letter: Letter) -> None:
-        waiting = deque(self._envelopes(transport, letter))
+        self.recipients = without_lost_doubts(transport, self.recipients, self.claim.now())
+        hold = self.tools.policy.holds_unknown(self.claim)
+        waiting = deque(envelopes(transport, letter, self.recipients, hold))
         while waiting:
             if self.decided and self.deadline.left() < self._enough:
                 self.interrupted = True
                 return
-            group, key = waiting.popleft()
+            envelope = waiting.popleft()
             self._more = bool(waiting)
-            key = key or self._key(group)
-            outcome = self._take_in(transport.send(self._call(letter, group, key)), key)
-            waiting.extendleft(self._again(outcome, group, letter))
+            outcome = self._send_one(transport, letter, envelope, 1 + len(waiting))
+            if outcome is None:
+                if envelope.member is None:
+                    return
+                continue  # only that one member is kept off
+            waiting.extendleft(self._again(outcome, envelope.group, letter))
             if outcome.fault is not None or outcome.server_wide is not None or self.interrupted:
                 return
             if waiting and not self._settle():
                 return
+
+    def _send_one(
+        self, transport: Transport, letter: Letter, envelope: Envelope, calls: int
+    ) -> Outcome | None:
+        """One call, by the first way that works; ``None``: there is none now."""
+        outcome: Outcome | None = None
+        wish = Wish(letter.message_id, self._leave, envelope.member, calls, self.untried)
+        walk = self.tools.routes.walk(transport, wish)
+        with closing(walk.ways()) as ways:
+            for leaf in ways:
+                if outcome is not None and not self._pass_over(outcome, leaf):
+                    break
+                self.member = leaf.name if leaf is not transport else None
+                key = envelope.key or self._key(envelope.group)
+                call = self._call(letter, envelope.group, key)
+                outcome = self._take_in(leaf.send(call), key, leaf)
+                if self.interrupted or self.deadline.left() <= 0 or not may_go_on(outcome):
+                    break
+        if outcome is None:
+            self._keep_off(walk.kept, envelope)
+        return outcome
+
+    def _pass_over(self, outcome: Outcome, following: Transport) -> bool:
+        """A member could not take it, and nobody was reached: the next one may be tried.
+
+        False: what it answered cannot be written down now, so nothing else is handed over.
+        """
+        words = f"{self.member}: {outcome.detail}"
+        log.warning("mail %d: %s; going on by %s", self.claim.job_id, words, following.name)
+        self._passed_over.append(words)
+        return self._settle() if outcome.answered or self.holding.handed_over else True
+
+    def _keep_off(self, kept: Rest | None, envelope: Envelope) -> None:
+        """:raises KeptOff: nothing was tried, and nothing else is to be tried."""
+        rest = kept or Rest(0.0, "no way is open")
+        if self.untried and envelope.member is None and self._kept is None:
+            raise KeptOff(rest)
+        self._kept = rest
+        if envelope.member is None and self.decided:
+            self.interrupted = True
 
     def _load(self) -> Letter:
         return self.tools.store.load(self.claim, self.holding.content)
@@ -174,40 +179,16 @@ class Calls:
             # The next mail's recipients are looked up when it is its turn, and not named before.
             self._upcoming = nothing_upcoming
 
-    def _open(self) -> list[Recipient]:
-        hold = self.tools.policy.holds_unknown(self.claim)
-        return [entry.recipient for entry in still_open(self.recipients, hold)]
-
-    def _envelopes(self, transport: Transport, letter: Letter) -> list[Envelope]:
-        """Whom each call is for, and its idempotency key if it has one from before.
-
-        Recipients of a call that stayed without an answer go together again, under the same key:
-        only so can the provider recognise it.
-        """
-        self.recipients = without_late_doubts(
-            self.recipients, transport.idempotency_window, self.claim.now()
-        )
-        hold = self.tools.policy.holds_unknown(self.claim)
-        doubted: dict[str, list[Recipient]] = {}
-        fresh: list[Recipient] = []
-        for entry in still_open(self.recipients, hold):
-            (doubted.setdefault(entry.doubt, []) if entry.doubt else fresh).append(entry.recipient)
-        again: list[Envelope] = [(tuple(group), key) for key, group in doubted.items()]
-        groups = transport.calls(letter, fresh) if fresh else []
-        return again + [(group, None) for group in groups]
-
     def _key(self, group: Sequence[Recipient]) -> str:
-        """From the mail, exactly these recipients, and a generation that every answer advances."""
-        addresses = "\n".join(recipient.email for recipient in group)
         # After a death, every envelope keeps the key that it may have gone out with. None of them
         # was answered under it: an answer is written down before the next envelope.
         generation = self.claim.generation if self._died else self.generation
-        material = f"{self.claim.message_id}\n{generation}\n{addresses}"
-        return hashlib.sha256(material.encode()).hexdigest()
+        return key_of(self.claim, generation, group, self.member)
 
     def _call(self, letter: Letter, group: tuple[Recipient, ...], key: str) -> Call:
         self.holding.in_call = tuple(recipient.email for recipient in group)
         self.holding.call_key = key
+        self.holding.member = self.member
         self.in_flight = True
         doubted = any(e.doubt == key for e in self.recipients)
         return Call(
@@ -236,44 +217,6 @@ class Calls:
         final_reply = self.tools.timing.final_reply
         return min(final_reply, BUDGETED_REPLY) if self.budgeted else final_reply
 
-    def _take_in(self, outcome: Outcome, key: str) -> Outcome:
-        """Note what a call came to; what is wrong with the transport is learnt at once."""
-        self.in_flight = False
-        outcome = self._on_our_clock(outcome)
-        self.outcomes.append(outcome)
-        if outcome.server != ServerNote():
-            self.server = outcome.server
-        doubted_at = self.claim.now()
-        self.recipients = apply(self.recipients, outcome.results, key, outcome.answered, doubted_at)
-        self.accepted |= any(result.fate is Fate.ACCEPTED for result in outcome.results)
-        self.answered |= outcome.answered and outcome.server_wide is None and outcome.fault is None
-        self.generation += outcome.answered
-        reopened = self.tools.pacing.learn(self.claim.transport, self.claim.job_id, outcome)
-        if reopened:
-            self._reopen(reopened)
-        return outcome
-
-    def _on_our_clock(self, outcome: Outcome) -> Outcome:
-        """Time that we ran out of, for a reason of our own, is nobody's fault."""
-        ours = self.budgeted or self.decided
-        if not ours or self.deadline.left() > 0 or not _went_silent(outcome):
-            return outcome
-        self.interrupted = True
-        return replace(outcome, fault=None, unanswered=True)
-
-    def tell_pacing(self) -> None:
-        """After the outcome is written: good news can wait, the commit could not."""
-        if self.answered:
-            self.tools.pacing.went_well(self.claim.transport, self.accepted)
-
-    def _reopen(self, job_ids: list[int]) -> None:
-        """Five mails in a row failed as wrongly configured: it was the account after all."""
-        self.tools.store.reopen([i for i in job_ids if i != self.claim.job_id])
-        self.recipients = tuple(
-            entry if entry.status is not RecipientStatus.FAILED else _pending_again(entry)
-            for entry in self.recipients
-        )
-
     def _again(
         self, outcome: Outcome, group: tuple[Recipient, ...], letter: Letter
     ) -> list[Envelope]:
@@ -284,19 +227,12 @@ class Calls:
             # The refusal has decided nothing for anybody yet.
             undecided = tuple(replace(r, fate=Fate.UNTRIED) for r in outcome.results)
             self.outcomes[-1] = replace(outcome, results=undecided)
-            return [(group[middle:], None), (group[:middle], None)]
+            return [Envelope(group[middle:]), Envelope(group[:middle])]
         untried = {r.address for r in outcome.results if r.fate is Fate.UNTRIED}
         if untried and len(untried) < len(group):
             rest = tuple(recipient for recipient in group if recipient.email in untried)
-            return [(rest, None)]
+            return [Envelope(rest)]
         return []
-
-    def _pending_again(self, group: tuple[Recipient, ...]) -> None:
-        addresses = {recipient.email for recipient in group}
-        self.recipients = tuple(
-            _pending_again(entry) if entry.address in addresses else entry
-            for entry in self.recipients
-        )
 
     def _note_handing_over(self) -> None:
         """For a mail that must not go twice: the row says so before the last byte goes out."""
@@ -329,72 +265,3 @@ class Calls:
             raise HandoverRefused(LOST)
         self.holding.settled(self.recipients)
         return True
-
-    def broke(self, error: BaseException) -> Tally:
-        """Something broke that is nobody's answer: a bug, an unreadable row, a poisoned mail."""
-        log.error("mail %d: the attempt broke", self.claim.job_id, exc_info=error)
-        detail = clean(f"{type(error).__name__}: {error}")
-        fate = Fate.UNKNOWN if self.in_flight and self.holding.handed_over else Fate.DEFERRED
-        group = self.holding.in_call if self.in_flight else ()
-        results = tuple(RecipientResult(address, fate, detail) for address in group)
-        self.outcomes.append(Outcome(results, unanswered=True))
-        self.recipients = apply(
-            self.recipients, results, self.holding.call_key, False, self.claim.now()
-        )
-        return self._tally(None, detail)
-
-    def _left_to_others(self, why: str) -> Tally:
-        """Only this process cannot read the mail: another one may, and the mail does not pay."""
-        log.error("mail %d: %s", self.claim.job_id, why)
-        return Tally(
-            recipients=self.recipients,
-            costs_attempt=False,
-            rests_for=PAUSE_WITHOUT_KEY,
-            interrupted=False,
-            unknown=False,
-            generation=self.generation,
-            detail=why,
-        )
-
-    def out_of_time(self, why: str) -> Tally:
-        """The last byte was refused because the wall clock had run out: the mail pays."""
-        self.interrupted = self.decided or self.budgeted
-        return self._tally(None, why)
-
-    @property
-    def untried(self) -> bool:
-        """Whether no call has begun yet."""
-        return not self.outcomes and not self.in_flight
-
-    @property
-    def decided(self) -> bool:
-        """Whether this attempt has come to something for somebody."""
-        return any(outcome.decided for outcome in self.outcomes)
-
-    def _tally(self, transport: Transport | None, detail: str = "") -> Tally:
-        faulty = any(outcome.fault is not None for outcome in self.outcomes)
-        pacing = self.tools.pacing
-        everybody = all(r.fate is Fate.ACCEPTED for o in self.outcomes for r in o.results)
-        detail = detail or (self._left_out if everybody else "")
-        return Tally(
-            recipients=self.recipients,
-            # Progress that ends in a fault of the transport is no failure of the mail.
-            costs_attempt=not faulty or any(o.costs_attempt for o in self.outcomes),
-            rests_for=pacing.rest_of(self.claim.transport) if faulty else None,
-            interrupted=self.interrupted,
-            unknown=any(r.fate is Fate.UNKNOWN for o in self.outcomes for r in o.results),
-            generation=self.generation,
-            detail=detail or next((o.detail for o in reversed(self.outcomes) if o.detail), ""),
-            idempotency_window=transport.idempotency_window if transport else None,
-        )
-
-
-def _went_silent(outcome: Outcome) -> bool:
-    """Whether a call broke off without an answer, and before its last byte."""
-    if outcome.fault is not None:
-        return outcome.fault.kind is FaultKind.UNREACHABLE
-    return outcome.unanswered and not any(r.fate is Fate.UNKNOWN for r in outcome.results)
-
-
-def _pending_again(entry: JobRecipient) -> JobRecipient:
-    return JobRecipient(entry.address, entry.kind, name=entry.name)

@@ -9,6 +9,7 @@ and the bell only says "now". What does not fit is left to the sweep.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ..store.claims import Claim, Claims, Lease
 from .attempt import Delivered, Deliverer
 from .leases import Holding, LeaseKeeper, Phase
 from .pool import SenderPool
+from .routes import MOMENT
 
 log = logging.getLogger("flask_deferred_mail.delivery")
 
@@ -66,12 +68,14 @@ class Dispatcher:
         self.claims = claims
         self.leases = leases
         self.deliverer = deliverer
+        self.routes = deliverer.tools.routes
         self.places = threads * PLACES_PER_THREAD
         #: False where threads do not run (uWSGI without them), and once it is shut down: mail is
         #: left to the sweep.
         self.usable = usable
         self._after_each = after_each
         self._paused_until = 0.0
+        self._ends = threading.Event()
         self._pool: SenderPool[Ticket] = SenderPool(threads, self._send, "deferred-mail-sender")
         deliverer.on_written_off.append(self._write_off)
 
@@ -83,7 +87,7 @@ class Dispatcher:
             return None
         if self.leases.count() >= self.places:
             return None
-        return self.lease if self.deliverer.pacing.looks_well(transport) else None
+        return self.lease if self.routes.looks_well(transport) else None
 
     def reserve(self, claim: Claim, letter: Letter) -> Ticket:
         """Take a row in hand that was inserted already leased."""
@@ -117,7 +121,7 @@ class Dispatcher:
         try:
             holding = ticket.holding
             if holding is None:
-                claim = self.claims.take_one(ticket.job_id)
+                claim = self._claim(ticket)
                 if claim is None:
                     return
                 holding = self.leases.hold(claim)
@@ -131,6 +135,19 @@ class Dispatcher:
                 PAUSE_AFTER_STORE_ERROR,
             )
         self._after_each()
+
+    def _claim(self, ticket: Ticket) -> Claim | None:
+        """Take a mail that nobody has, when its transport may send it; a little later, if only a
+        limit is in the way. ``None``: it is left to the sweep."""
+        give_up_at = time.monotonic() + MOMENT
+        while not self.routes.is_resting(ticket.transport):
+            claim = self.routes.take_one(self.claims, ticket.job_id)
+            wait = self.routes.wait(ticket.transport)
+            if claim is not None or not wait or time.monotonic() + wait > give_up_at:
+                return claim
+            if self._ends.wait(wait):
+                return None
+        return None
 
     def _leave_to_sweep(self, tickets: list[Ticket]) -> None:
         """Return what waits for a database that fails: an outcome could not be written either."""
@@ -150,6 +167,7 @@ class Dispatcher:
         """Begin nothing more, wait a short while for what is in hand, give the rest back."""
         end = time.monotonic() + seconds
         self.usable = False
+        self._ends.set()
         self._pool.close()
         waiting = [h for h in self.leases.in_hand() if h.phase in (Phase.RESERVED, Phase.QUEUED)]
         self.leases.give_back(waiting, "the process ends", patience=seconds / 3)

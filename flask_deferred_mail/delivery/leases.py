@@ -59,6 +59,7 @@ class Holding:
         "lease_ends",
         "lease_seconds",
         "letter",
+        "member",
         "overdue_at",
         "phase",
         "why_dropped",
@@ -76,9 +77,11 @@ class Holding:
         #: When the watchdog gives up on it, by the monotonic clock.
         self.overdue_at: float | None = None
         self.why_dropped = ""
-        #: Addresses of the call under way, and its idempotency key.
+        #: Addresses of the call under way, its idempotency key, and which member of a combined
+        #: transport has it.
         self.in_call: tuple[str, ...] = ()
         self.call_key = ""
+        self.member: str | None = None
         #: The mail's stored text, if it was read with others.
         self.content: str | None = None
         #: The letter, if it was read before the attempt began.

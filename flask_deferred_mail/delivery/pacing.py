@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ..errors import StoreError
 from ..outcome import FaultKind, Outcome, TransportFault
+from ..rates import Limit
 from ..retry import rest
 from ..store.claims import new_token
 from ..store.transport_state import TransportState, TransportStates
@@ -28,6 +29,14 @@ BELIEVED = 1.0
 #: Faults in a row up to which rests are told apart.
 _GROWTH = 16
 
+#: After an outage all processes together send one mail a second, then two, four, ...: seconds of
+#: each step, and how many steps there are.
+RAMP_STEP = 0.5
+RAMP_STEPS = 8
+
+#: Seconds after which somebody looks whether a pause is over.
+_LOOK_AGAIN = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Rest:
@@ -35,6 +44,8 @@ class Rest:
 
     seconds: float
     reason: str
+    #: Nothing is wrong with it: its limit is reached for a moment.
+    moment: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +55,8 @@ class Leave:
     name: str
     #: Set when something was wrong with it: the token of the one probe.
     probe: str | None = None
+    #: Whatever is known of it, because a person wants to know.
+    forced: bool = False
 
 
 class Pacing:
@@ -85,13 +98,20 @@ class Pacing:
         Whoever gets a leave with a probe gives it back by :meth:`drop` when he is done.
         """
         state = self.known().get(name)
+        if state is not None and state.paused_at is not None:
+            return Rest(_LOOK_AGAIN, f"paused by {state.paused_by}")
         if state is None or not state.failures:
             return Leave(name)
         if self._left(state) > 0:
             return Rest(self._left(state), state.reason or "")
+        if state.probed_for > time.monotonic() - self._read_at:
+            return self._probed(state)
         token = new_token()
         if self.states.try_probe(name, token, self.probe_seconds):
             return Leave(name, token)
+        return self._probed(state)
+
+    def _probed(self, state: TransportState) -> Rest:
         return Rest(min(self.probe_seconds, 5.0), f"{state.reason} (one mail is trying it now)")
 
     def drop(self, leave: Leave) -> None:
@@ -107,12 +127,28 @@ class Pacing:
     def looks_well(self, name: str) -> bool:
         """Whether nothing is known to be wrong; never asks the database."""
         state = self._known.get(name)
-        return state is None or not state.failures
+        return state is None or not (state.failures or state.paused_at is not None)
 
     def is_resting(self, name: str) -> bool:
         """Whether nothing at all may be sent by it now."""
         state = self.known().get(name)
-        return state is not None and state.failures > 0 and self._left(state) > 0
+        if state is None:
+            return False
+        return state.paused_at is not None or (state.failures > 0 and self._left(state) > 0)
+
+    def is_paused(self, name: str) -> bool:
+        """Whether somebody keeps it from sending."""
+        state = self.known().get(name)
+        return state is not None and state.paused_at is not None
+
+    def ramp(self, name: str) -> Limit | None:
+        """What all processes together may send by a transport that has just come back; ``None``:
+        as much as they like. Never asks the database."""
+        state = self._known.get(name)
+        if state is None or state.back_for is None:
+            return None
+        step = int((state.back_for + time.monotonic() - self._read_at) / RAMP_STEP)
+        return Limit(float(2 ** max(step, 0)), 1) if step < RAMP_STEPS else None
 
     # -- how it went ------------------------------------------------------------------------
 
@@ -148,7 +184,9 @@ class Pacing:
         if state is None or not (state.failures or (accepted and state.has_streak)):
             return
         try:
-            self.states.recovered(name, keep_streaks=not accepted)
+            self.states.recovered(
+                name, keep_streaks=not accepted, after_outage=bool(state.failures)
+            )
         except StoreError as error:
             log.error("could not note that transport %s is back: %s", name, error)
             return

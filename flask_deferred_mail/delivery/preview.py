@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..errors import DeferredMailError
 from ..job import RecipientStatus
 from ..letter import Letter, Recipient
-from .calls import Tools
+from .ledger import Tools
 from .leases import Holding, Phase
 
 #: Bytes of a mail that is read before its turn: it stands in memory beside the one in hand.

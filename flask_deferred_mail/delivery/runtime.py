@@ -15,16 +15,19 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Protocol
 
 from ..deadline import Deadline
 from ..job import Job
+from ..letter import Submission
 from ..retry import JITTER, LONGEST_REST
 from ..settings import Settings
 from ..store.changes import Changes
 from ..store.claims import Claims, Lease
 from ..store.database import Database
-from ..store.jobs import JobStore
+from ..store.jobs import Added, JobStore
+from ..store.limits import Limits
 from ..store.outbox import Outbox
 from ..store.reports import Reports
 from ..store.sealing import Seals
@@ -33,11 +36,13 @@ from ..store.transport_state import TransportStates
 from ..store.waking import Bell, Waiter
 from ..transports import registry
 from ..transports.base import Transport
+from .allowance import Allowance
 from .attempt import Delivered, Deliverer, Listener
-from .calls import Timing, Tools
 from .dispatcher import Dispatcher
 from .leases import LeaseKeeper, Phase
+from .ledger import Timing, Tools
 from .pacing import Leave, Pacing
+from .routes import Routes
 from .suppressing import Suppressing
 from .sweep import Sweep
 from .verdict import Policy
@@ -94,6 +99,8 @@ class Runtime:
         self.leases = LeaseKeeper(self.jobs, settings.lease)
         rng = random.Random()  # seeded by the system, in each process anew
         self.pacing = Pacing(self.states, settings.backoff, settings.lease, rng)
+        self.allowance = Allowance(Limits(self.database), self.pacing)
+        self.routes = Routes(self.transport, self.pacing, self.allowance)
         policy = Policy(
             backoff=settings.backoff,
             max_attempts=settings.max_attempts,
@@ -103,7 +110,13 @@ class Runtime:
         )
         timing = Timing(settings.attempt_deadline, settings.final_reply_deadline)
         tools = Tools(
-            self.jobs, self.transport, self.pacing, policy, timing, Suppressing(self.suppressions)
+            self.jobs,
+            self.transport,
+            self.pacing,
+            self.routes,
+            policy,
+            timing,
+            Suppressing(self.suppressions),
         )
         self.deliverer = Deliverer(tools, self.leases, listener, context, rng)
         self._transports: dict[str, Transport] = {}
@@ -161,6 +174,7 @@ class Runtime:
             leases=self.leases,
             deliverer=self.deliverer,
             pacing=self.pacing,
+            routes=self.routes,
             setback=self.setback,
             waiter=Waiter(self.database),
             seen=lambda: self.reports.seen("sweep", self.host, self.pid),
@@ -168,6 +182,17 @@ class Runtime:
             limit=limit,
             on_result=on_result,
         )
+
+    def record(self, submission: Submission, lease: Lease | None) -> Added:
+        """Record one mail, already this process's if there is a lease, and its transport may send.
+
+        :raises StoreError: nothing was recorded.
+        """
+        purse = self.routes.purse(submission.transport) if lease is not None else None
+        added = self.jobs.add(submission, lease, purse)
+        if purse is not None:
+            self.allowance.put_in(purse)
+        return added
 
     def take_back(self, job_id: int) -> None:
         """Give a mail back that waits here, for the end of its response or for a thread.
@@ -192,14 +217,15 @@ class Runtime:
 
         :raises StoreError: the database failed.
         """
-        claim = self.claims.take_one(job_id)
+        take_one = self.claims.take_one if cleared else partial(self.routes.take_one, self.claims)
+        claim = take_one(job_id)
         if claim is None:
             return None
         if cleared:
             # Only a rest that is known here can be ended by a mail that gets through.
             self.pacing.known()
         holding = self.leases.hold(claim)
-        leave = Leave(claim.transport) if cleared else None
+        leave = Leave(claim.transport, forced=True) if cleared else None
         return self.deliverer.deliver(holding, leave=leave, contain=False, budget=budget)
 
     def deliver_inline(self, job_ids: list[int]) -> None:
@@ -218,6 +244,7 @@ class Runtime:
             self._dispatcher.shut_down(DRAIN_AT_EXIT)
             atexit.unregister(self._at_exit)
         self.leases.stop()
+        self.allowance.give_back()
         self.close_transports()
         self.bell.close()
         self.database.close()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 from ..errors import StoreError
 from ..letter import Letter, Recipient
@@ -28,11 +29,16 @@ from .pacing import Leave, Pacing, Rest
 from .pool import SenderPool
 from .preview import preview
 from .rhythm import SHORTEST, Rhythm
+from .routes import MOMENT, Routes
 
 log = logging.getLogger("flask_deferred_mail.delivery")
 
 #: Seconds between two notes that a sweep is at work.
 SHOWS_UP_EVERY = 20.0
+
+#: Seconds that a single pass goes on for mail which only the limit of its transport keeps back.
+#: Then cron's next one takes over, or they would pile up.
+PATIENCE_WITH_LIMITS = 55.0
 
 
 @dataclass
@@ -69,6 +75,7 @@ class Sweep:
         leases: LeaseKeeper,
         deliverer: Deliverer,
         pacing: Pacing,
+        routes: Routes,
         setback: Setback,
         waiter: Waiter,
         seen: Callable[[], None],
@@ -82,6 +89,7 @@ class Sweep:
         self.leases = leases
         self.deliverer = deliverer
         self.pacing = pacing
+        self.routes = routes
         self.setback = setback
         self.waiter = waiter
         self.seen = seen
@@ -98,6 +106,10 @@ class Sweep:
         self._claimed = 0
         self._has_room = False
         self._shows_up_at = 0.0
+        #: Seconds until a limit that is reached lets more through, of what is due; and until when
+        #: this is waited for, by the monotonic clock.
+        self._more_in: float | None = None
+        self._patient_until = 0.0
         self._written_off: set[int] = set()
         self._pool: SenderPool[tuple[Holding, Leave | None]] = SenderPool(
             concurrency, self._send, "deferred-mail-sweep"
@@ -117,6 +129,7 @@ class Sweep:
         :raises StoreError: the database failed; what was in hand is left to its lease.
         """
         end = time.monotonic() + wait
+        self._patient_until = time.monotonic() + (wait or PATIENCE_WITH_LIMITS)
         rhythm = Rhythm()
         try:
             while True:
@@ -154,6 +167,7 @@ class Sweep:
         self._pool.close()
         # A thread that stands still is a daemon: it ends with the process.
         self._pool.wait(1, None if self._error is None else 5.0)
+        self.routes.allowance.give_back()
         if self._error is not None:
             raise self._error
 
@@ -182,16 +196,26 @@ class Sweep:
         self._end_overdue()
         while not self._done():
             self._show_up()
-            if lanes := self._claim_round(before):
+            lanes = self._claim_round(before)
+            pause = 30.0 if self._more_in is None else min(self._more_in, 30.0)
+            if lanes:
                 # Claim again as soon as half of the places of one transport are free.
-                self._pool.wait_for_any(lanes, self._in_hand // 2 + 1, 30.0)
+                self._pool.wait_for_any(lanes, self._in_hand // 2 + 1, pause)
             elif pending := self._pool.pending:
                 # What is in flight may be the probe that everybody else waits for.
-                self._pool.wait(pending, 30.0)
+                self._pool.wait(pending, pause)
+            elif self._worth_waiting():
+                self._stop.wait(pause)
             else:
                 break
         self._wait_until_idle()
         self._suspects(before)
+        self.routes.allowance.give_back()
+
+    def _worth_waiting(self) -> bool:
+        """Whether limits will soon let more through of what is due."""
+        soon = self._more_in is not None and self._more_in <= MOMENT
+        return soon and time.monotonic() < self._patient_until
 
     def _done(self) -> bool:
         return (
@@ -204,6 +228,7 @@ class Sweep:
         """Claim from every transport that may send; the names of those that there was something
         for, or may be."""
         found = []
+        self._more_in = None
         for name in self.claims.transports_with_due(before):
             if self._done():
                 break
@@ -219,14 +244,28 @@ class Sweep:
             self._has_room = True
 
     def _claim_from(self, name: str, before: float) -> bool:
-        leave = self.pacing.ask(name)
+        if self._is_limited(name):
+            return False
+        leave = self.routes.ask(name)
         if isinstance(leave, Rest):
             return False
         probing = leave.probe is not None
         places = 1 if probing else self._places(name)
-        claims = self.claims.take(name, places, due_before=before, oldest=probing) if places else []
+        claims = self._take(name, places, due_before=before, oldest=probing) if places else []
         self._put(claims, leave)
+        if not claims and places:
+            self._is_limited(name)
         return bool(claims) or places == 0
+
+    def _take(self, name: str, places: int, **how: Any) -> list[Claim]:
+        return self.routes.take(self.claims, name, places, **how)
+
+    def _is_limited(self, name: str) -> bool:
+        """Whether its limits keep its mail back just now."""
+        wait = self.routes.wait(name)
+        if wait > 0:
+            self._more_in = wait if self._more_in is None else min(self._more_in, wait)
+        return wait > 0
 
     def _places(self, name: str) -> int:
         places = max(0, self._in_hand - self._pool.pending_in(name))
@@ -266,10 +305,10 @@ class Sweep:
         """Those whose sender died, one at a time and alone."""
         for name in self.claims.transports_with_due(before):
             while not self._done():
-                leave = self.pacing.ask(name)
+                leave = self.routes.ask(name)
                 if isinstance(leave, Rest):
                     break
-                claims = self.claims.take(name, 1, due_before=before, suspects=True)
+                claims = self._take(name, 1, due_before=before, suspects=True)
                 self._put(claims, leave)
                 if not claims:
                     break
@@ -279,7 +318,7 @@ class Sweep:
         """Mails whose time is over end, even while their transport rests."""
         give_up_after = self.deliverer.policy.give_up_after
         for name in self.claims.transports_with_due():
-            if not self.pacing.is_resting(name):
+            if not self.routes.is_resting(name):
                 continue
             for job, _ in self.changes.end_overdue(name, give_up_after):
                 self._count(Delivered(job.status.value))

@@ -68,16 +68,17 @@ def apply(
     call_key: str,
     answered: bool,
     doubted_at: float,
+    member: str | None = None,
 ) -> tuple[JobRecipient, ...]:
     """The recipients after one call.
 
     ``call_key`` is the idempotency key that the call had; ``answered`` says that the other side
     answered at all (else the key may be used again: it has not seen it, or not said so).
-    ``doubted_at`` is the database's time.
+    ``doubted_at`` is the database's time; ``member`` the one of a combined transport that had it.
     """
     by_address = {result.address: result for result in results}
     return tuple(
-        _after(entry, by_address[entry.address], call_key, answered, doubted_at)
+        _after(entry, by_address[entry.address], call_key, answered, doubted_at, member)
         if entry.address in by_address
         else entry
         for entry in recipients
@@ -90,6 +91,7 @@ def _after(
     call_key: str,
     answered: bool,
     doubted_at: float,
+    member: str | None,
 ) -> JobRecipient:
     decided = entry.status not in (RecipientStatus.PENDING, RecipientStatus.UNKNOWN)
     if decided or result.fate is Fate.UNTRIED:
@@ -107,6 +109,7 @@ def _after(
         unknowns=entry.unknowns + unknown,
         doubt=call_key if unknown else None,
         doubted_at=doubted_at if unknown else None,
+        doubted_by=member if unknown else None,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..job import JobRecipient, JobStatus
 from ..letter import Submission
 from .database import Database
 from .dialect import now, read_now
+from .limits import Purse
 from .payload import FORMAT
 from .picking import COLUMNS, Due, Picking, Until, due_times, transports
 from .picking import oldest as find_oldest
@@ -92,6 +93,10 @@ def new_token() -> str:
     return f"{os.urandom(10).hex()}.{next(_counter)}"
 
 
+def _no_purse(_transport: str) -> None:
+    """It is not limited, or that is not to matter."""
+
+
 class Claims:
     """Takes due mails out of the store. Every method is one transaction."""
 
@@ -108,6 +113,7 @@ class Claims:
         due_before: float | None = None,
         suspects: bool = False,
         oldest: bool = False,
+        purse: Purse | None = None,
     ) -> list[Claim]:
         """Up to ``limit`` mails of one transport that are due, the most urgent first, and where
         they are equally urgent by turns (:mod:`.picking`).
@@ -116,36 +122,54 @@ class Claims:
         for the end of a pass. Mails whose former sender died are *suspects*: they are left out
         unless asked for, and should then be taken one by one, so that a poisoned mail drags no
         other down with it. ``oldest`` goes by due time alone: a transport in trouble is tried with
-        another mail each time, not with the same urgent one.
+        another mail each time, not with the same urgent one. ``purse``: no more than it has
+        tokens for, which are taken with the mails.
         """
         token, leased_at = new_token(), time.monotonic()
 
         def work(connection: Connection) -> list[Claim]:
+            places = limit if purse is None else purse.open(connection, limit)
+            if not places:
+                return []
             until = _until(connection, due_before)
             if suspects:
-                rows = find_suspects(connection, transport, limit, until.tried)
+                rows = find_suspects(connection, transport, places, until.tried)
             elif oldest:
-                rows = find_oldest(connection, transport, limit, until)
+                rows = find_oldest(connection, transport, places, until)
             else:
-                rows = self._picking.pick(connection, transport, limit, until)
-            return self._seize(connection, rows, token, leased_at) if rows else []
+                rows = self._picking.pick(connection, transport, places, until)
+            return self._seize(connection, rows, token, leased_at, purse) if rows else []
 
         return self.database.write(work)
 
-    def take_one(self, job_id: int) -> Claim | None:
-        """This mail, if it is due and nobody has it."""
+    def take_one(
+        self, job_id: int, purse_of: Callable[[str], Purse | None] = _no_purse
+    ) -> Claim | None:
+        """This mail, if it is due, nobody has it, and the purse of its transport has a token."""
         token, leased_at = new_token(), time.monotonic()
 
         def work(connection: Connection) -> list[Claim]:
-            rows = [Due._make(row) for row in _ONE.rows(connection, {"job_": job_id})]
-            return self._seize(connection, rows, token, leased_at) if rows else []
+            rows: list[Any] = [
+                Due._make(row) for row in _ONE.rows(connection, {"job_": job_id})
+            ]
+            purse = purse_of(rows[0].transport) if rows else None
+            if purse is not None and not purse.open(connection, 1):
+                return []
+            return self._seize(connection, rows, token, leased_at, purse) if rows else []
 
         claims = self.database.write(work)
         return claims[0] if claims else None
 
     def _seize(
-        self, connection: Connection, rows: Sequence[Any], token: str, leased_at: float
+        self,
+        connection: Connection,
+        rows: Sequence[Any],
+        token: str,
+        leased_at: float,
+        purse: Purse | None,
     ) -> list[Claim]:
+        if purse is not None:
+            purse.spend(connection, len(rows))
         dead = [row for row in rows if row.status == JobStatus.SENDING]
         others = [row for row in rows if row.status != JobStatus.SENDING]
         for statement, some in ((_SEIZE, others), (_SEIZE_FROM_DEAD, dead)):

@@ -23,6 +23,8 @@ from .bulk import insert_rows
 from .claims import Claim, Lease, new_token, preleased
 from .database import PATIENCE, Database
 from .dialect import insert_or_ignore, now
+from .inserting import insert_paced, insert_with_blobs
+from .limits import Purse
 from .outcomes import OUTCOME_PATIENCE, Outcomes
 from .prepared import Prepared
 from .refusals import Refusals
@@ -68,8 +70,11 @@ class JobStore:
 
     # -- recording --------------------------------------------------------------------------
 
-    def add(self, submission: Submission, lease: Lease | None = None) -> Added:
-        """Record one mail durably. With ``lease``, the row is already this process's.
+    def add(
+        self, submission: Submission, lease: Lease | None = None, purse: Purse | None = None
+    ) -> Added:
+        """Record one mail durably. With ``lease``, the row is already this process's, if ``purse``
+        has a token for it.
 
         :raises StoreError: nothing was recorded.
         """
@@ -78,8 +83,11 @@ class JobStore:
         row, pieces = self.written(submission)
         if lease is not None:
             row |= statements.leased(lease, token)
-        if pieces:
-            added = self.database.write(lambda c: self._insert_with_blobs(c, row, pieces))
+        if purse is not None:
+            added = self.database.write(lambda c: insert_paced(c, row, pieces, purse))
+            lease = lease if row["lease_token"] else None
+        elif pieces:
+            added = self.database.write(lambda c: insert_with_blobs(c, row, pieces))
         else:
             crashpoints.reached("before-insert")
             added = self.database.write_one(lambda c: statements.insert_row(c, row))
@@ -135,15 +143,6 @@ class JobStore:
             row["format"] = payload.SEALED
             row["fingerprint"] = self.seals.fingerprint(row["fingerprint"])
         return row, pieces
-
-    def _insert_with_blobs(
-        self, connection: Connection, row: dict[str, Any], pieces: dict[str, bytes]
-    ) -> int | None:
-        job_id = statements.insert_row(connection, row)
-        if job_id is not None and pieces:
-            statements.insert_blobs(connection, job_id, pieces)
-        crashpoints.reached("before-insert-commit")
-        return job_id
 
     def same_key(self, submission: Submission, fingerprint: str | None) -> Job:
         """The job that holds the key already; other content is worth a warning."""

@@ -83,6 +83,7 @@ def _recipient_entry(recipient: JobRecipient) -> dict[str, Any]:
         "u": recipient.unknowns,
         "c": recipient.doubt,
         "t": recipient.doubted_at,
+        "m": recipient.doubted_by,
     }
     entry.update((key, value) for key, value in optional.items() if value)
     return entry
@@ -101,6 +102,7 @@ def recipients_from(text: str) -> tuple[JobRecipient, ...]:
             unknowns=entry.get("u", 0),
             doubt=entry.get("c"),
             doubted_at=entry.get("t"),
+            doubted_by=entry.get("m"),
         )
         for entry in json.loads(text)
     )

@@ -36,6 +36,8 @@ class AttemptNote:
     outcome: str
     detail: str
     server: ServerNote = field(default_factory=ServerNote)
+    #: Of a combined transport: the member that had the last call.
+    member: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,14 @@ class Verdict:
 
 # -- building rows ------------------------------------------------------------------------------
 
+#: How a row stands that nobody has leased.
+NOT_LEASED: dict[str, Any] = {
+    "status": JobStatus.PENDING.value,
+    "lease_": 0.0,
+    "lease_token": None,
+    "lease_owner": None,
+}
+
 
 def new_row(submission: Submission, own_clock: bool) -> dict[str, Any]:
     """The values of a new row, but for its payload.
@@ -69,7 +79,6 @@ def new_row(submission: Submission, own_clock: bool) -> dict[str, Any]:
     waits = submission.send_at is not None and submission.send_at > here_and_now
     return {
         "format": payload.PLAIN,
-        "status": JobStatus.PENDING.value,
         "transport": submission.transport,
         "tenant": submission.tenant,
         "key": submission.key,
@@ -77,7 +86,6 @@ def new_row(submission: Submission, own_clock: bool) -> dict[str, Any]:
         # The host's clock is SQLite's too; a server has its own.
         "now_": here_and_now if own_clock else None,
         "send_at_": submission.send_at if waits else None,
-        "lease_": 0.0,
         "expires_at": submission.expires_at,
         "max_attempts": submission.max_attempts,
         "on_unknown": submission.on_unknown,
@@ -88,8 +96,7 @@ def new_row(submission: Submission, own_clock: bool) -> dict[str, Any]:
         "subject": letter.subject,
         "fingerprint": payload.fingerprint(letter, letter.recipients) if submission.key else None,
         "recipients": recipients_json(fresh_recipients(letter.recipients)),
-        "lease_token": None,
-        "lease_owner": None,
+        **NOT_LEASED,
     }
 
 
@@ -336,7 +343,7 @@ def log_line(claim: Claim, note: AttemptNote) -> dict[str, Any]:
         "number": claim.number,
         "started_at": note.started_at,
         "seconds": note.seconds,
-        "transport": claim.transport,
+        "transport": note.member or claim.transport,
         "host": server.host,
         "address": server.address,
         "tls": server.tls,

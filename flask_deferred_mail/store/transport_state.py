@@ -31,6 +31,13 @@ class TransportState:
     rests_for: float
     #: Something is noted that an accepted mail would clear.
     has_streak: bool
+    #: Seconds for which one sender has leave to try it; zero or less: nobody has.
+    probed_for: float = 0.0
+    #: Since when, and by whom, it is kept from sending.
+    paused_at: float | None = None
+    paused_by: str | None = None
+    #: Seconds since it came back after an outage; ``None``: it had none, or it lasts.
+    back_for: float | None = None
 
 
 class TransportStates:
@@ -50,6 +57,10 @@ class TransportStates:
             (transports.c.resting_until - now()).label("rests_for"),
             transports.c.config_jobs,
             transports.c.wide_reply,
+            (transports.c.probe_until - now()).label("probed_for"),
+            transports.c.paused_at,
+            transports.c.paused_by,
+            (now() - transports.c.ramp_at).label("back_for"),
         )
         rows = self.database.read(lambda c: c.execute(query).all())
         return {
@@ -61,6 +72,10 @@ class TransportStates:
                 since=row.since,
                 rests_for=row.rests_for or 0.0,
                 has_streak=bool(row.config_jobs or row.wide_reply),
+                probed_for=row.probed_for or 0.0,
+                paused_at=row.paused_at,
+                paused_by=row.paused_by,
+                back_for=row.back_for,
             )
             for row in rows
         }
@@ -85,6 +100,7 @@ class TransportStates:
                 "resting_until": now() + pause,
                 "probe_token": None,
                 "probe_until": None,
+                "ramp_at": None,
             }
             if not row.failures:
                 values["since"] = now()
@@ -116,11 +132,34 @@ class TransportStates:
         )
         self.database.write_one(lambda c: c.execute(statement))
 
-    def recovered(self, name: str, *, keep_streaks: bool) -> None:
-        """It answers again. ``keep_streaks``: it has not accepted anything yet, though."""
+    def recovered(self, name: str, *, keep_streaks: bool, after_outage: bool = True) -> None:
+        """It answers again. ``keep_streaks``: it has not accepted anything yet, though.
+        ``after_outage``: it is loaded again little by little."""
         well = _WELL if keep_streaks else _WELL | _NO_STREAKS
+        if after_outage:
+            well = well | {"ramp_at": now()}
         statement = update(transports).where(transports.c.name == name).values(well)
         self.database.write_one(lambda c: c.execute(statement))
+
+    def pause(self, name: str, by: str) -> bool:
+        """Keep everybody from sending by it. False: it is paused already."""
+
+        def work(connection: Connection) -> bool:
+            if _row(connection, name).paused_at is not None:
+                return False
+            _change(connection, name, {"paused_at": now(), "paused_by": by})
+            return True
+
+        return self.database.write(work)
+
+    def resume(self, name: str) -> bool:
+        """Let it send again, if nothing else is wrong with it. False: it was not paused."""
+        statement = (
+            update(transports)
+            .where(transports.c.name == name, transports.c.paused_at.isnot(None))
+            .values(paused_at=None, paused_by=None)
+        )
+        return self.database.write_one(lambda c: c.execute(statement).rowcount == 1)
 
     def server_wide(self, name: str, job_id: int, reply: str) -> bool:
         """Note a server-wide reply that a mail met. True: another mail met the same words."""

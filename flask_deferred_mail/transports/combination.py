@@ -23,8 +23,9 @@ class Way:
     """One member that a mail may go by."""
 
     transport: Transport
-    #: It is worth waiting for a little when only its limit is reached; else the next is as good.
-    patient: bool = True
+    #: Ways of one stage are as good as each other. Those of the next one are for when the former do
+    #: not work, not for when only their limits are reached for a moment.
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Combination(Transport):
             max_copies=_least(m.max_copies or m.max_recipients for m in members),
             max_size=_least(m.max_size for m in members),
             max_tags=_least(m.max_tags for m in members),
+            idempotency_window=_if_all(m.idempotency_window for m in members),
             keeps_message_id=all(m.keeps_message_id for m in members),
             label=kind,
         )
@@ -82,10 +84,10 @@ class Combination(Transport):
         cannot be written down (its process died) is then repeated where it may have arrived.
         """
         if self.kind == "failover":
-            return [way for share in self.shares for way in ways_of(share.transport, seed)]
+            return _in_stages([ways_of(share.transport, seed) for share in self.shares])
         ordered = _by_turns(self.shares, f"{self.name}\n{seed}")
         found = [way for share in ordered for way in ways_of(share.transport, seed)]
-        return [replace(way, patient=False) for way in found]
+        return [replace(way, stage=0) for way in found]
 
     def send(self, call: Call) -> Outcome:
         outcome: Outcome | None = None
@@ -101,6 +103,10 @@ class Combination(Transport):
         for transport in self.leaves():
             for step in transport.probe():
                 yield replace(step, detail=f"{transport.name}: {step.detail}")
+
+    def forsake(self) -> None:
+        for share in self.shares:
+            share.transport.forsake()
 
     def close(self) -> None:
         for share in self.shares:
@@ -131,6 +137,14 @@ def may_go_on(outcome: Outcome) -> bool:
 def member_key(key: str, member: str) -> str:
     """A call's idempotency key at one member: an answer under it is that member's alone."""
     return hashlib.sha256(f"{key}\n{member}".encode()).hexdigest()
+
+
+def _in_stages(members: Sequence[Sequence[Way]]) -> list[Way]:
+    found: list[Way] = []
+    for ways in members:
+        base = found[-1].stage + 1 if found else 0
+        found += [replace(way, stage=base + way.stage) for way in ways]
+    return found
 
 
 def _by_turns(shares: Sequence[Share], seed: str) -> list[Share]:

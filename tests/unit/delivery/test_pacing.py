@@ -49,9 +49,10 @@ class States:
         if self.prober == token:
             self.prober = None
 
-    def recovered(self, name: str, *, keep_streaks: bool) -> None:
+    def recovered(self, name: str, *, keep_streaks: bool, after_outage: bool) -> None:
         if self.broken:
             raise StoreError("gone")
+        assert after_outage == bool(self.known[name].failures)
         self.noted.append(("recovered", keep_streaks))
         self.known.pop(name)
 
