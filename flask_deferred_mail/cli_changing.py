@@ -31,6 +31,7 @@ from .cli_command import (
 from .errors import IllegalTransition, JobNotFound
 from .job import Job
 from .store.purge import Purge
+from .store.refusals import Refusals
 
 _DAY = 86_400.0
 
@@ -94,10 +95,10 @@ class _Changes:
 @yes_option
 @json_option
 def retry(mail: AppMail, ids: tuple[int, ...], failed: bool, yes: bool, as_json: bool) -> None:
-    """Try rejected and failed recipients once more.
+    """Try rejected, failed and suppressed recipients once more.
 
     They get a fresh budget of attempts, and the mail leaves with the next sweep. Those who have it
-    never get it a second time.
+    never get it a second time, and those still on the suppression list are left out again.
 
     \b
     Examples:
@@ -208,6 +209,10 @@ def purge(mail: AppMail, days: float | None, bodies_days: float | None, batch: i
     if days is not None:
         number = purge.older_than(days * _DAY, batch)
         say(f"{output.counted(number, 'mail')} deleted")
+        suppressions = mail.runtime.suppressions
+        Refusals(suppressions).forget_old()
+        if expired := suppressions.drop_expired():
+            say(f"{expired} expired on the suppression list deleted")
     if bodies_days is not None:
         number = purge.empty_older_than(bodies_days * _DAY, batch)
         say(f"content of {output.counted(number, 'mail')} deleted")

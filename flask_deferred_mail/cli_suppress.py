@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import IO, Any
 
 import click
 
@@ -290,7 +290,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[TextIO]:
+def _opened(file: str) -> Iterator[IO[str]]:
     """The lines of a file, or of stdin for ``-``.
 
     :raises Refused: it cannot be opened.
@@ -306,7 +306,7 @@ def _opened(file: str) -> Iterator[TextIO]:
 class _Reading:
     """A file of addresses, line by line; counts and tells what is wrong with it."""
 
-    def __init__(self, file: TextIO, given: Mapping[str, str]) -> None:
+    def __init__(self, file: IO[str], given: Mapping[str, str]) -> None:
         self._rows = csv.reader(file)
         self._given = given
         self._columns: Sequence[str] = ()

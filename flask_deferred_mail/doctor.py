@@ -19,6 +19,7 @@ from .cleaning import clean
 from .cli_output import counted, duration, seen_words
 from .delivery.runtime import OLD_BACKLOG, SWEEPER_MISSING, Runtime
 from .doctor_database import examine_database, examine_savepoints
+from .doctor_suppression import examine_refusals
 from .errors import ConfigurationError, NotYetAvailable
 from .finding import Finding, Level
 from .settings import DEFAULT, Settings
@@ -61,6 +62,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
         yield from _keys(patient)
         yield from _clock(patient)
         yield from _queue(patient)
+        yield from examine_refusals(patient.runtime.suppressions)
 
 
 def _versions() -> Finding:

@@ -37,6 +37,7 @@ from .message import Message
 from .message_fields import MessageFields
 from .settings import Settings
 from .store.application_database import ApplicationDatabase
+from .store.suppressions import Suppressions
 from .transports import registry
 from .wsgi import KEY, AfterResponse
 
@@ -290,6 +291,11 @@ class DeferredMail:
     def outbox(self) -> list[Message]:
         """Messages recorded while sending was suppressed (``MAIL_SUPPRESS_SEND``, testing)."""
         return self.for_app().outbox
+
+    @property
+    def suppressions(self) -> Suppressions:
+        """The current app's list of addresses that are not mailed any more."""
+        return self.for_app().runtime.suppressions
 
     @property
     def webhooks(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -40,7 +41,7 @@ class Reported(Protocol):
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """Further facts; ``tags``: the lists that an unsubscribe is for."""
+        """Further facts: ``word`` and ``code`` of the provider, ``tags`` of the mail."""
 
 
 _REASONS: Mapping[tuple[str, str | None], Reason] = {
@@ -57,17 +58,28 @@ def reason_of(event: Reported) -> Reason | None:
     what put it there; if the provider does not say that, like a hard bounce.
     """
     if event.kind == "rejected":
-        return _of_rejection(event.detail.lower())
+        return _of_rejection(event)
     bounce = event.bounce_type if event.kind == "bounced" else None
     return _REASONS.get((event.kind, bounce))
 
 
-def _of_rejection(words: str) -> Reason | None:
-    if "suppress" not in words:
+#: Mailgun's codes for an address on its lists.
+_CODES = {"605": Reason.HARD_BOUNCE, "606": Reason.UNSUBSCRIBE, "607": Reason.COMPLAINT}
+#: By which words providers name a list of theirs (the three at the end are SendGrid's).
+_LIST = re.compile(r"suppress|unsubscribed address|spam reporting address|bounced address")
+_COMPLAINT = re.compile(r"complain|spam reporting")
+
+
+def _of_rejection(event: Reported) -> Reason | None:
+    code = str(event.data.get("code", ""))
+    if code in _CODES:
+        return _CODES[code]
+    words = f"{event.detail} {event.data.get('word', '')} {code}".lower()
+    if not _LIST.search(words):
         return None
     if "unsubscribe" in words:
         return Reason.UNSUBSCRIBE
-    return Reason.COMPLAINT if "complain" in words else Reason.HARD_BOUNCE
+    return Reason.COMPLAINT if _COMPLAINT.search(words) else Reason.HARD_BOUNCE
 
 
 class Learner:
@@ -79,23 +91,36 @@ class Learner:
     def on_event(self, event: Reported, job: Job | None) -> list[Suppression]:
         """Take in one report; ``job`` is the mail that it is about. Returns what it leads to.
 
-        Nothing follows from a report on a mail that is not known here: an account can be shared
-        with somebody whose mail is none of our business.
-
         :raises StoreError: it could not be stored.
         """
-        reason = reason_of(event)
-        if reason is None or job is None:
-            return []
-        address = event.recipient or _only(job)
-        tags = _tags(event) if reason is Reason.UNSUBSCRIBE else []
-        try:
-            entries = [_entry(event, address, job, reason, tag) for tag in tags or [""]]
-        except MessageError as error:
-            log.warning("mail %d: a report of %r names nobody: %s", job.id, event.kind, error)
-            return []
+        entries = entries_of(event, job)
         self.suppressions.learn(entries)
         return entries
+
+    def hook(self, connection: Any, event: Reported, job: Job | None) -> None:
+        """The same inside the transaction that stores the report: both are there, or neither."""
+        entries = entries_of(event, job)
+        if entries:
+            self.suppressions.learn_inside(connection, entries)
+
+
+def entries_of(event: Reported, job: Job | None) -> list[Suppression]:
+    """What follows from a report on a mail.
+
+    Nothing does if the mail is not known here: an account can be shared with somebody whose mail is
+    none of our business.
+    """
+    reason = reason_of(event)
+    if reason is None or job is None:
+        return []
+    address = event.recipient or _only(job)
+    # A provider's own list is for all mail.
+    tags = _tags(event) if event.kind == "unsubscribed" else []
+    try:
+        return [_entry(event, address, job, reason, tag) for tag in tags or [""]]
+    except MessageError as error:
+        log.warning("mail %d: a report of %r names nobody: %s", job.id, event.kind, error)
+        return []
 
 
 def _only(job: Job) -> str:

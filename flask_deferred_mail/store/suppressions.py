@@ -25,6 +25,9 @@ from .schema import refusals, suppressions
 #: once.
 BELIEVED = 2.0
 
+#: Seconds that a transaction with an entry may take to commit.
+_ON_ITS_WAY = 60.0
+
 #: Addresses of one look, and rows of one transaction.
 _AT_ONCE = 500
 
@@ -55,6 +58,8 @@ class Suppressions:
         self._lock = threading.Lock()
         self._any = False
         self._read_at = -BELIEVED
+        #: Until when an entry of this process may be on its way to the table (monotonic).
+        self._expected_until = 0.0
 
     # -- asked for each mail ----------------------------------------------------------------
 
@@ -83,7 +88,8 @@ class Suppressions:
         with self._lock:
             if time.monotonic() >= self._read_at + BELIEVED:
                 found = self.database.read_one(lambda c: _ANY.scalar(c, {}))
-                self._any, self._read_at = found is not None, time.monotonic()
+                self._read_at = time.monotonic()
+                self._any = found is not None or self._read_at < self._expected_until
             return self._any
 
     @property
@@ -189,6 +195,13 @@ class Suppressions:
         if entries:
             self.database.write(partial(learn, entries=entries))
             self.added_here()
+
+    def learn_inside(self, connection: Connection, entries: Sequence[Suppression]) -> None:
+        """:meth:`learn` in a transaction of the caller's, which commits within a minute."""
+        learn(connection, entries)
+        with self._lock:
+            self._expected_until = time.monotonic() + _ON_ITS_WAY
+            self._any = True
 
     def page(self, after: str = "", limit: int = 50) -> list[Suppression]:
         """Entries in the order of their addresses, those after this one. All entries of an address

@@ -359,3 +359,39 @@ def test_a_file_with_unknown_columns_is_refused(app: MailApp) -> None:
     """Nothing is read past what nobody understands."""
     run(app, "suppress", "import", "-", input="address,colour\nbob@example.com,red\n", code=2)
     assert app.runtime.suppressions.of(BOB) == []
+
+
+def test_an_application_changes_the_list_itself(app: MailApp, smtp: SmtpServer) -> None:
+    """For its own unsubscribe page: ``mail.suppressions``."""
+    with app.app.app_context():
+        app.mail.suppressions.add(BOB, "unsubscribe", tag="news")
+        assert [entry.tag for entry in app.mail.suppressions.of(BOB)] == ["news"]
+        app.mail.suppressions.remove(BOB, tag="news")
+        assert app.mail.suppressions.of(BOB) == []
+
+
+def test_purge_forgets_what_is_over(app: MailApp) -> None:
+    """Expired entries go with old mail; those that hold stay."""
+    app.runtime.suppressions.add(BOB, "hard_bounce")
+    app.sql("UPDATE deferred_mail_suppression SET expires_at = 1.0 WHERE expires_at IS NOT NULL")
+    assert "1 expired on the suppression list deleted" in run(app, "purge", "--days", 1)
+    assert [entry.address for entry in app.runtime.suppressions.all()] == [ANN]
+
+
+def test_a_server_that_knows_nobody_is_told_of(make_app: Make, smtp: SmtpServer) -> None:
+    """By `doctor`, with 3 while it lasts; it is not believed, and nobody is listed."""
+    smtp.script("rcpt", lambda _turn: "550 5.1.1 no such user")
+    app = make_app(smtp.url())
+    for _ in range(2):
+        app.send(*[f"r{n}@example.com" for n in range(12)])
+        app.sweep()
+        app.sql(f"UPDATE deferred_mail_refusal SET refused_at = refused_at - {DAY} / 2")
+    app.sql(f"UPDATE deferred_mail_refusal SET refused_at = refused_at - {DAY}")
+    app.send(*[f"r{n}@example.com" for n in range(12)])
+    app.sweep()
+    assert list(app.runtime.suppressions.all()) == []
+    found = json.loads(run(app, "doctor", "--json", code=3))
+    told = [finding for finding in found if "unknown" in finding["text"]]
+    assert [(finding["level"], finding["topic"]) for finding in told] == [
+        ("FAIL", "transport default")
+    ]
