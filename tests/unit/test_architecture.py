@@ -46,7 +46,6 @@ COMMANDS |= {"cli_tables", "cli_suppress", "cli_worker"}
 HEIGHT |= dict.fromkeys(COMMANDS, 4)
 HEIGHT |= {"cli_output": 3, "doctor": 3, "doctor_database": 3, "explanation": 3}
 HEIGHT |= {"doctor_suppression": 3}
-HEIGHT |= {"doctor_suppression": 3}
 
 _DOORS = frozenset({"extension", "web", "webhook_views", "testing"}) | COMMANDS
 _NETWORK = ("socket", "ssl", "smtplib", "http", "urllib.request", "urllib3", "requests")
