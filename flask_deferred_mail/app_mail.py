@@ -30,6 +30,7 @@ from .signal_listener import SignalListener
 from .store.application_database import ApplicationDatabase
 from .store.fate import Batch, Fate
 from .store.jobs import Added
+from .webhook_desk import WebhookDesk
 from .wsgi import KEY
 
 log = logging.getLogger("flask_deferred_mail")
@@ -62,6 +63,7 @@ class AppMail:
         self.app = app
         self.settings = settings
         self._database = database
+        self.webhooks = WebhookDesk(settings.webhooks, lambda: self.runtime.tracking)
         self._outbox: list[Message] = []
         self._recordings: list[list[Message]] = []
         self._runtime: Runtime | None = None

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from .cli_command import (
     warn,
 )
 from .doctor import Patient, examine
+from .errors import StoreError
+from .event_output import event_lines, event_objects
 from .explanation import Evidence
 from .finding import Level
 from .job import JobStatus
@@ -112,20 +115,24 @@ def list_(
 @id_argument
 @json_option
 def show(mail: AppMail, id_: int, as_json: bool) -> None:
-    """One mail with its recipients and every attempt.
+    """One mail with its recipients, every attempt, and what its provider reported.
 
     \b
     Examples:
       flask --app myapp mail show 17
       flask --app myapp mail show 17 --json
     """
+    with suppress(StoreError):  # who may only read, sees what is there
+        mail.runtime.tracking.look_again()
     job = mail.runtime.jobs.get(id_)
     attempts = mail.runtime.reports.attempts(id_)
     emptied = mail.runtime.reports.emptied(id_)
+    events = mail.runtime.tracking.of(id_)
     if as_json:
-        print_json(output.show_object(job, attempts, emptied))
+        shown = output.show_object(job, attempts, emptied)
+        print_json({**shown, "events": event_objects(events)})
     else:
-        say(*output.show_lines(job, attempts, emptied))
+        say(*output.show_lines(job, attempts, emptied), *event_lines(events))
 
 
 @command("explain")

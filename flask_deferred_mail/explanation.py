@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from .cleaning import clean
 from .cli_output import counted, duration, when
-from .job import ACCEPTED, Job, JobRecipient, JobStatus, RecipientStatus
+from .job import Job, JobRecipient, JobStatus, RecipientStatus
 from .settings import Settings
 from .store.inspection import Standing
 from .store.reports import LoggedAttempt, Sighting
@@ -79,7 +79,7 @@ def _last_answer(evidence: Evidence) -> Iterator[str]:
 
 def _by_recipient(job: Job) -> Iterator[str]:
     for entry in job.recipients:
-        if len(job.recipients) > 1 or entry.status not in ACCEPTED:
+        if len(job.recipients) > 1 or entry.status is not RecipientStatus.SENT:
             yield _recipient_words(entry)
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Unpack
 
 from flask import (
+    Blueprint,
     Flask,
     appcontext_tearing_down,
     current_app,
@@ -29,7 +30,7 @@ from werkzeug.utils import import_string
 
 from .app_mail import AppMail
 from .dispatched import mailbox
-from .errors import ConfigurationError, JobNotFound, NotYetAvailable
+from .errors import ConfigurationError, JobNotFound
 from .flask_mail_api import Connection, FlaskMailStandIn
 from .foreign import adopt
 from .job import Job
@@ -39,6 +40,8 @@ from .settings import Settings
 from .store.application_database import ApplicationDatabase
 from .store.suppressions import Suppressions
 from .transports import registry
+from .webhook_views import BLUEPRINT
+from .webhooks.registry import faults_of as webhook_faults
 from .wsgi import KEY, AfterResponse
 
 log = logging.getLogger("flask_deferred_mail")
@@ -298,9 +301,10 @@ class DeferredMail:
         return self.for_app().runtime.suppressions
 
     @property
-    def webhooks(self) -> Any:
-        """The blueprint that takes in what providers report; with a later release."""
-        raise NotYetAvailable("mail.webhooks comes with a later release")
+    def webhooks(self) -> Blueprint:
+        """The blueprint that takes in what providers report, for any number of apps:
+        ``app.register_blueprint(mail.webhooks, url_prefix="/mail/events")``."""
+        return BLUEPRINT
 
 
 Mail = DeferredMail
@@ -345,6 +349,7 @@ def _read_settings(app: Flask, *, database_elsewhere: bool) -> Settings:
         debug=app.debug,
         testing=app.testing,
         transport_faults=registry.faults_of,
+        webhook_faults=webhook_faults,
         database_elsewhere=database_elsewhere,
     )
 

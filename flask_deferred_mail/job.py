@@ -5,7 +5,7 @@ The state machine, drawn in ``docs/how-it-works.md`` and held against this modul
     pending ──claim──▶ sending ──▶ sent | partial | failed | held | expired
        ▲  │               │
        │  │               └──retry, give back──▶ pending
-       │  └──▶ held, cancelled, expired, failed        (without an attempt)
+       │  └──▶ held, cancelled, expired, failed, sent  (without an attempt)
        └── held (release), and by ``retry``: partial, failed, cancelled, expired
 """
 
@@ -94,6 +94,7 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
             JobStatus.HELD,
             JobStatus.CANCELLED,
             JobStatus.EXPIRED,
+            JobStatus.SENT,
             JobStatus.PARTIAL,
             JobStatus.FAILED,
         }
@@ -109,7 +110,13 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
         }
     ),
     JobStatus.HELD: frozenset(
-        {JobStatus.PENDING, JobStatus.SENT, JobStatus.PARTIAL, JobStatus.CANCELLED}
+        {
+            JobStatus.PENDING,
+            JobStatus.SENT,
+            JobStatus.PARTIAL,
+            JobStatus.FAILED,
+            JobStatus.CANCELLED,
+        }
     ),
     JobStatus.SENT: frozenset(),
     JobStatus.PARTIAL: frozenset({JobStatus.PENDING}),

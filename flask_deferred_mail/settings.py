@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,7 @@ from .conversion import Converter, Unfit, shown, unset
 from .errors import ConfigurationError, MessageError
 from .letter import Address, OnUnknown
 from .transport_spec import TransportSpec, transport_spec
+from .webhook_spec import WebhookSpec, resolved, webhook_table
 
 PREFIX = "DEFERRED_MAIL_"
 #: Name of the transport that a message goes by when it names none.
@@ -64,6 +65,7 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("DEFERRED_MAIL_TRANSPORT", transport_spec, None, "How mail leaves.", secret=True),
     Key("DEFERRED_MAIL_TRANSPORTS", conversion.table, {}, "Further ways, by name.", secret=True),
+    Key("DEFERRED_MAIL_WEBHOOKS", webhook_table, {}, "Whose reports come in.", secret=True),
     Key(
         "DEFERRED_MAIL_DISPATCH",
         conversion.one_of("thread", "inline", "none", later=("celery", "rq")),
@@ -153,7 +155,7 @@ KEYS: tuple[Key, ...] = (
 #: Names of the public contract that a later release brings: refused, never silently ignored.
 LATER_KEYS: tuple[Key, ...] = tuple(
     Key(f"DEFERRED_MAIL_{name}", conversion.not_yet, None, "Comes with a later release.", True)
-    for name in ("OVERRIDE_RECIPIENTS", "ALLOWED_RECIPIENTS", "WEBHOOKS")
+    for name in ("OVERRIDE_RECIPIENTS", "ALLOWED_RECIPIENTS")
 )
 
 _SENDER = Key("MAIL_DEFAULT_SENDER", conversion.mailbox, None, "From, where a message names none.")
@@ -183,6 +185,8 @@ class Settings:
     database_uri_given: bool
     #: Name -> how to send; ``"default"`` is missing when nothing is configured for it.
     transports: Mapping[str, TransportSpec]
+    #: Name -> what proves a provider's reports; each has its provider.
+    webhooks: Mapping[str, WebhookSpec]
     dispatch: str
     sender_threads: int
     lease: float
@@ -212,6 +216,7 @@ class Settings:
         debug: bool,
         testing: bool,
         transport_faults: Callable[[TransportSpec], Sequence[str]] = lambda _spec: (),
+        webhook_faults: Callable[[WebhookSpec, str | None], Iterable[str]] = lambda *_: (),
         database_elsewhere: bool = False,
     ) -> Settings:
         """Read ``app.config``, or any mapping like it.
@@ -235,10 +240,13 @@ class Settings:
             )
         transports = reader.transports(values.pop("transport"), values["transports"], debug)
         reader.examine(transports, transport_faults)
+        webhooks, faults = resolved(values["webhooks"], transports, webhook_faults)
+        reader.faults += faults
         values |= {
             "database_uri": reader.located(given, instance_path, memory=debug or testing),
             "database_uri_given": given is not None,
             "transports": transports,
+            "webhooks": webhooks,
             "attempt_seconds": values.pop("attempt_deadline"),
             "default_sender": reader.value(_SENDER),
             "ascii_attachments": reader.value(_ASCII),

@@ -11,6 +11,7 @@ from .delivery.attempt import Attempted
 from .dispatched import dispatched_message
 from .errors import DeferredMailError
 from .job import Job, JobStatus
+from .tracking import TrackingEvent
 
 log = logging.getLogger("flask_deferred_mail")
 
@@ -51,6 +52,11 @@ class SignalListener:
     def gave_up(self, job: Job) -> None:
         """A mail ended without an attempt."""
         self._send(signals.mail_failed, job=job)
+
+    def tracked(self, job: Job, event: TrackingEvent) -> None:
+        """A provider's report has found its mail."""
+        if signals.mail_tracking.receivers:
+            self._send(signals.mail_tracking, job=job, event=event)
 
     def backlog(self, oldest: Job) -> None:
         """Due mail is old, and nobody sweeps."""

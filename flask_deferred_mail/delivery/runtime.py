@@ -26,6 +26,7 @@ from ..settings import Settings
 from ..store.changes import Changes
 from ..store.claims import Claims, Lease
 from ..store.database import Database
+from ..store.events import Events
 from ..store.jobs import Added, JobStore
 from ..store.limits import Limits
 from ..store.outbox import Outbox
@@ -40,11 +41,13 @@ from .allowance import Allowance
 from .attempt import Delivered, Deliverer, Listener
 from .dispatcher import Dispatcher
 from .leases import LeaseKeeper, Phase
+from .learning import Learner
 from .ledger import Timing, Tools
 from .pacing import Leave, Pacing
 from .routes import Routes
 from .suppressing import Suppressing
 from .sweep import Sweep
+from .tracking import Tracking, TrackingListener
 from .verdict import Policy
 
 log = logging.getLogger("flask_deferred_mail.delivery")
@@ -63,7 +66,7 @@ SWEEPER_MISSING = 900.0
 _BACKLOG_CHECK = 60.0
 
 
-class AppListener(Listener, Protocol):
+class AppListener(Listener, TrackingListener, Protocol):
     """What the extension is told beyond single attempts."""
 
     def backlog(self, oldest: Job) -> None:
@@ -91,6 +94,8 @@ class Runtime:
         self.outbox = Outbox(self.jobs)
         self.changes = Changes(self.database, self.bell)
         self.reports = Reports(self.database)
+        self.tracking = Tracking(Events(self.database), listener)
+        self.tracking.events.hooks.append(Learner(self.suppressions).hook)
         self.states = TransportStates(self.database)
         longest_retry = max(*settings.backoff, LONGEST_REST) * (1 + JITTER)
         self.setback = Setback(self.database, Longest(longest_retry, settings.lease * 2))
@@ -178,6 +183,7 @@ class Runtime:
             setback=self.setback,
             waiter=Waiter(self.database),
             seen=lambda: self.reports.seen("sweep", self.host, self.pid),
+            reported=self.tracking.look_again,
             concurrency=concurrency,
             limit=limit,
             on_result=on_result,

@@ -79,6 +79,7 @@ class Sweep:
         setback: Setback,
         waiter: Waiter,
         seen: Callable[[], None],
+        reported: Callable[[], None] = lambda: None,
         concurrency: int = 4,
         limit: int | None = None,
         on_result: Callable[[Delivered], None] | None = None,
@@ -93,6 +94,8 @@ class Sweep:
         self.setback = setback
         self.waiter = waiter
         self.seen = seen
+        #: Lets providers' reports that came too early have their effect.
+        self.reported = reported
         self.concurrency = concurrency
         # Of one transport at a time: a claim costs as much for eight mails as for one, but what is
         # in hand when a sweep is killed waits for the end of its lease.
@@ -192,6 +195,8 @@ class Sweep:
 
     def _one_pass(self) -> None:
         self._show_up()
+        # First: what is known to have arrived is not sent again.
+        self.reported()
         before = self.claims.now()
         self._end_overdue()
         while not self._done():

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, and_, delete, or_, select, update
 from ..job import ENDED
 from .database import Database
 from .dialect import read_now
-from .schema import attempts, blobs, job_blobs, jobs
+from .schema import attempts, blobs, events, job_blobs, jobs
 from .schema import recipients as recipient_index
 
 #: Seconds between two transactions, at least and at most.
@@ -54,6 +54,8 @@ class Purge:
                 number, since = self._gently(_delete_some(status, since, before, batch))
                 deleted += number
         self._drop_unused()
+        while self._gently(_drop_lost_reports(before, batch)):
+            pass
         return deleted
 
     def empty_older_than(self, seconds: float, batch: int) -> int:
@@ -111,10 +113,28 @@ def _delete_some(
             return 0, None
         ids = [row.id for row in rows]
         # From the leaves to the row, as the foreign keys want it.
-        for table in (attempts, recipient_index, job_blobs):
+        for table in (events, attempts, recipient_index, job_blobs):
             connection.execute(delete(table).where(table.c.job_id.in_(ids)))
         connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
         return len(ids), rows[-1].ended_at
+
+    return work
+
+
+def _drop_lost_reports(before: float, batch: int) -> Callable[[Connection], int]:
+    """Delete old reports of providers that never found their mail; how many there were."""
+    oldest = (
+        select(events.c.id)
+        .where(events.c.received_at <= before, events.c.job_id.is_(None))
+        .limit(batch)
+        .with_for_update(skip_locked=True)
+    )
+
+    def work(connection: Connection) -> int:
+        ids = list(connection.scalars(oldest))
+        if ids:
+            connection.execute(delete(events).where(events.c.id.in_(ids)))
+        return len(ids)
 
     return work
 

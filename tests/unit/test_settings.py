@@ -199,7 +199,8 @@ WRONG = [
     ("ENCRYPTION_KEYS", ["k"], "32 bytes in base64"),
     ("ENCRYPTION_KEYS", [KEY_TEXT, KEY_TEXT], "each key once"),
     ("ENCRYPTION_KEYS", 5, "32 bytes in base64"),
-    ("WEBHOOKS", {"bulk": {}}, "not in this release"),
+    ("WEBHOOKS", {"bulk": 5}, "for 'bulk' a dict"),
+    ("WEBHOOKS", {"bulk": {"kee": "k"}}, "not kee"),
 ]
 
 
