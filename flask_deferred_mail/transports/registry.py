@@ -77,8 +77,8 @@ def _one(name: str, text: str, spec: Spec, timeout: float | None) -> Transport:
     )
     overrides = overriding(classify or {})
     transport = scheme.build(Plan(name, url, timeout, token, dkim, overrides))
-    transport.limits = limits_from(url.options.get("rate", "")) or ()
-    transport.connections = int(url.options.get("connections", 0)) or None
+    transport.limits = limits_from(url.options.get("rate", "")) or transport.limits
+    transport.connections = int(url.options.get("connections", 0)) or transport.connections
     return transport
 
 
@@ -125,8 +125,6 @@ def _faults_of_all(url: str) -> list[str]:
 
 
 def _later_beside(spec: Spec) -> str | None:
-    if spec.token is not None:
-        return "'token' comes with a later release"
     if spec.dkim is not None:
         return "'dkim' comes with a later release"
     return None
@@ -141,12 +139,6 @@ def _later(url: object) -> str | None:
     scheme = url.strip().partition(":")[0].lower()
     if scheme in LATER:
         return f"the scheme {scheme}: comes with a later release"
-    try:
-        parsed = parse(url)
-    except URLFault:
-        return None
-    if parsed.scheme in ("smtp", "smtps") and parsed.options.get("auth") == "xoauth2":
-        return "auth=xoauth2 comes with a later release"
     return None
 
 
@@ -178,14 +170,24 @@ def _faults(url: object, *, member: bool = False) -> Iterator[str]:
 
 def _faults_beside(spec: Spec) -> Iterator[str]:
     """What is wrong with the parts that stand beside the URL."""
-    found = [parse(url).scheme for url in _urls(spec.url)]
-    schemes = list(dict.fromkeys(found))
+    urls = [parse(url) for url in _urls(spec.url)]
+    schemes = list(dict.fromkeys(url.scheme for url in urls))
     for part in _BESIDE:
-        takers = [name for name in schemes if part in _known(name).takes]
+        takers = [url for url in urls if _takes(url, part)]
         if getattr(spec, part) is not None and not takers:
             yield f"{_listed(f'{name}:' for name in schemes)} has no use for {part!r}"
+        if part == "token" and takers and spec.token is None:
+            yield (
+                f"{takers[0].scheme}: logs in with access tokens: put 'token' beside the URL, a "
+                "callable that gives one"
+            )
     if spec.classify is not None:
         yield from faults_of_overriding(spec.classify)
+
+
+def _takes(url: TransportURL, part: str) -> bool:
+    scheme = _known(url.scheme)
+    return scheme.by_token(url) if part == "token" else part in scheme.takes
 
 
 def _known(name: str) -> Scheme:
@@ -223,11 +225,12 @@ def _faults_of_login(url: TransportURL, scheme: Scheme) -> Iterator[str]:
         if any(given):
             yield f"{url.scheme}: takes no user and password"
         return
-    form = ":".join(part.upper().replace(" ", "_") for part in scheme.login)
-    if len(scheme.login) == 1 and url.password:
+    names = scheme.login[:1] if scheme.by_token(url) else scheme.login
+    form = ":".join(part.upper().replace(" ", "_") for part in names)
+    if len(names) == 1 and url.password:
         yield f"{url.scheme}: takes no password; before the @ goes {form}"
-    if any(given) or scheme.login_required:
-        pairs = zip(scheme.login, given, strict=False)
+    if any(given) or scheme.login_required or scheme.by_token(url):
+        pairs = zip(names, given, strict=False)
         missing = [part for part, value in pairs if not value]
         if missing:
             yield f"{url.scheme}: lacks its {' and '.join(missing)}; before the @ goes {form}"

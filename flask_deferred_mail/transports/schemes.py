@@ -67,6 +67,16 @@ class Scheme:
     #: Which of ``token``, ``dkim`` and ``classify`` a dict may hold beside the URL.
     takes: frozenset[str] = frozenset()
 
+    def by_token(self, url: TransportURL) -> bool:
+        """Whether such a URL logs in with access tokens, and so has a user and no password."""
+        if "token" not in self.takes:
+            return False
+        return url.options["auth"] == "xoauth2" if "auth" in url.options else self._presets(url)
+
+    def _presets(self, url: TransportURL) -> bool:
+        """A scheme without the choice means tokens where no password is given."""
+        return "auth" not in self.options and not url.password
+
     def build(self, plan: Plan) -> Transport:
         """The transport; connects to nothing."""
         make = self.make
@@ -150,6 +160,8 @@ COMMON: dict[str, OptionCheck] = {"rate": rate, "connections": connections}
 
 _USER = ("user", "password")
 _SMTP: dict[str, OptionCheck] = {"cafile": existing_file, "local_hostname": own_name}
+_AUTH: dict[str, OptionCheck] = {"auth": one_of("xoauth2")}
+_TOKEN = frozenset({"token"})
 _HTTP: dict[str, OptionCheck] = {"endpoint": http_url, "cafile": existing_file}
 _NATIVE: dict[str, OptionCheck] = {"schedule": one_of("native", "queue")}
 _CLASSIFY = frozenset({"classify"})
@@ -160,9 +172,33 @@ SCHEMES: dict[str, Scheme] = {
         "smtp",
         "host",
         login=_USER,
-        options={"tls": one_of("required", "optional", "none"), **_SMTP},
+        options={"tls": one_of("required", "optional", "none"), **_AUTH, **_SMTP},
+        takes=_TOKEN,
     ),
-    "smtps": Scheme("smtp", "host", login=_USER, options=_SMTP),
+    "smtps": Scheme("smtp", "host", login=_USER, options={**_AUTH, **_SMTP}, takes=_TOKEN),
+    "gmail": Scheme(
+        "smtp_presets",
+        "default",
+        login=_USER,
+        login_required=True,
+        options=_SMTP,
+        takes=_TOKEN,
+    ),
+    "m365": Scheme(
+        "smtp_presets",
+        "default",
+        login=("user",),
+        login_required=True,
+        options=_SMTP,
+        takes=_TOKEN,
+    ),
+    "aliyun+smtp": Scheme(
+        "smtp_presets",
+        "default",
+        login=_USER,
+        login_required=True,
+        options={"region": word, **_SMTP},
+    ),
     "sendcloud": Scheme(
         "sendcloud",
         "default",

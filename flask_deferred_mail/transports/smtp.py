@@ -14,7 +14,7 @@ from typing import cast
 
 from .. import crashpoints
 from ..deadline import Deadline
-from ..errors import ConfigurationError, NotYetAvailable
+from ..errors import ConfigurationError
 from ..mime import render
 from ..outcome import Outcome
 from .base import Call, ProbeStep, Transport
@@ -23,6 +23,7 @@ from .smtp_connection import SmtpConnection
 from .smtp_envelope import Ahead, ahead_of
 from .smtp_opening import CannotOpen, Endpoint, Opening, TlsPolicy, open_connection
 from .smtp_pool import MAILS_PER_CONNECTION, IdleConnections
+from .smtp_token import TokenSource
 from .smtp_transaction import Transaction
 from .url import EHLO_NAME
 
@@ -45,7 +46,8 @@ class SmtpTransport(Transport):
         byte), ``optional`` (STARTTLS if offered), ``none``. Certificates are always verified but
         under ``optional``, and no password crosses a clear or unverified link, except to a
         loopback address.
-    :param auth: ``None``, or ``xoauth2``, which a later release brings.
+    :param auth: ``None``, or ``xoauth2``: the user logs in with what ``token`` gives.
+    :param token: called for an access token at each login.
     :param local_hostname: what to call ourselves in EHLO. By default it is the connection's own
         address as a literal: it is right without asking DNS, which can block, and does not tell
         the machine's name.
@@ -54,7 +56,6 @@ class SmtpTransport(Transport):
     :param timeout: most seconds for each answer up to the final dot (``MAIL_TIMEOUT``); ``None``:
         the attempt's deadline is the only limit. The answer to the dot has a limit of its own.
     :raises ConfigurationError: a value cannot be used.
-    :raises NotYetAvailable: ``auth="xoauth2"``.
     """
 
     label = "SMTP"
@@ -69,21 +70,26 @@ class SmtpTransport(Transport):
         password: str | None = None,
         tls: TlsPolicy = "required",
         auth: str | None = None,
+        token: Callable[[], str] | None = None,
         local_hostname: str | None = None,
         cafile: str | None = None,
         connect_timeout: float = 15.0,
         timeout: float | None = None,
     ) -> None:
         super().__init__(name)
-        if auth == "xoauth2":
-            raise NotYetAvailable(
-                f"transport {name!r}: auth=xoauth2 comes with a later release; use a user and a "
-                "password until then"
-            )
         if timeout is not None:
             connect_timeout = min(connect_timeout, timeout)
         self._endpoint = Endpoint(
-            host, port, tls, username, password, local_hostname, cafile, connect_timeout, timeout
+            host,
+            port,
+            tls,
+            username,
+            password,
+            TokenSource(token) if token is not None else None,
+            local_hostname,
+            cafile,
+            connect_timeout,
+            timeout,
         )
         faults = [f"transport {name!r}: {fault}" for fault in _faults(self._endpoint, auth)]
         if faults:
@@ -170,7 +176,7 @@ class SmtpTransport(Transport):
     def _login_in_words(self) -> str:
         if self._endpoint.username is None:
             return "no user is configured, so nobody logs in"
-        return "user and password were accepted"
+        return f"user and {'token' if self._endpoint.token else 'password'} were accepted"
 
     def forsake(self) -> None:
         """Cut the connections that this thread has used."""
@@ -214,10 +220,7 @@ def _faults(endpoint: Endpoint, auth: str | None) -> Iterator[str]:
         yield "needs a host and a port between 1 and 65535 (MAIL_SERVER, MAIL_PORT)"
     if endpoint.tls not in _POLICIES:
         yield f"tls must be one of {', '.join(_POLICIES)}"
-    if auth is not None:
-        yield "auth: only xoauth2 is a choice; PLAIN and LOGIN need none"
-    if (endpoint.username is None) != (endpoint.password is None):
-        yield "user and password go together (MAIL_USERNAME, MAIL_PASSWORD)"
+    yield from _faults_of_login(endpoint, auth)
     if "\0" in f"{endpoint.username}{endpoint.password}":
         yield "user and password cannot hold NUL"
     if not EHLO_NAME.fullmatch(endpoint.local_hostname or "x"):
@@ -227,6 +230,20 @@ def _faults(endpoint: Endpoint, auth: str | None) -> Iterator[str]:
             endpoint.context()
         except OSError as error:
             yield f"cafile cannot be used: {error.strerror or 'it holds no certificate'}"
+
+
+def _faults_of_login(endpoint: Endpoint, auth: str | None) -> Iterator[str]:
+    if auth not in (None, "xoauth2"):
+        yield "auth: only xoauth2 is a choice; PLAIN and LOGIN need none"
+    if (auth == "xoauth2") != (endpoint.token is not None):
+        yield "auth=xoauth2 and 'token', a callable that gives an access token, go together"
+    elif endpoint.token is None:
+        if (endpoint.username is None) != (endpoint.password is None):
+            yield "user and password go together (MAIL_USERNAME, MAIL_PASSWORD)"
+    elif endpoint.username is None or endpoint.password is not None:
+        yield "auth=xoauth2 takes a user and no password"
+    elif not endpoint.username.isprintable():
+        yield "auth=xoauth2 takes no user with control characters"
 
 
 def from_plan(plan: Plan) -> SmtpTransport:
@@ -240,6 +257,8 @@ def from_plan(plan: Plan) -> SmtpTransport:
         username=url.user,
         password=url.password,
         tls=cast("TlsPolicy", "implicit" if implicit else plan.option("tls") or "required"),
+        auth=plan.option("auth"),
+        token=plan.token if plan.option("auth") else None,
         local_hostname=plan.option("local_hostname"),
         cafile=plan.option("cafile"),
         timeout=plan.timeout,

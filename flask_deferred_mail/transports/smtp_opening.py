@@ -17,6 +17,7 @@ from ..deadline import Deadline
 from ..outcome import FaultKind, ServerNote
 from .smtp_connection import Broken, CertificateProblem, SmtpConnection, dial
 from .smtp_replies import Reply, Stage, judge
+from .smtp_token import NoToken, TokenSource, initial_response
 
 TlsPolicy = Literal["implicit", "required", "optional", "none"]
 
@@ -49,6 +50,8 @@ class Endpoint:
     tls: TlsPolicy
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
+    #: Gives what to log in with in place of a password (XOAUTH2).
+    token: TokenSource | None = field(default=None, repr=False)
     #: Name for EHLO; ``None``: the connection's own address as a literal.
     local_hostname: str | None = None
     #: Trust these authorities in place of the system's.
@@ -133,9 +136,14 @@ class Opening:
     def log_in(self) -> None:
         """AUTH with the first of PLAIN and LOGIN that the server offers, and one try only.
 
-        A second try with another mechanism would count twice against a lock-out.
+        A second try with another mechanism would count twice against a lock-out. With tokens it is
+        XOAUTH2, and a token that is refused is replaced by a fresh one once.
         """
-        user, password = self._endpoint.username, self._endpoint.password
+        place = self._endpoint
+        user, password = place.username, place.password
+        if user is not None and place.token is not None:
+            self._log_in_by_token(user, place.token)
+            return
         if user is None or password is None:
             return
         self._demand_safe_link()
@@ -236,6 +244,34 @@ class Opening:
             reply = self._open.command(_base64(answer), self._step())
         return reply
 
+    def _log_in_by_token(self, user: str, tokens: TokenSource) -> None:
+        reply = self._auth_xoauth2(user, tokens)
+        if reply.code == 535:
+            # On a new connection, because servers may end one on which a login failed.
+            self._open.leave()
+            self.connect()
+            self.secure()
+            reply = self._auth_xoauth2(user, tokens)
+        self._expect(Stage.AUTH, reply)
+
+    def _auth_xoauth2(self, user: str, tokens: TokenSource) -> Reply:
+        self._demand_safe_link()
+        offered = self._open.extensions.get("AUTH", "").upper().split()
+        if "XOAUTH2" not in offered:
+            self._fail(FaultKind.ACCOUNT, _no_mechanism(offered))
+        with self._phase(Stage.AUTH):
+            try:
+                token = tokens.fetch(self._deadline)
+            except NoToken as trouble:
+                self._fail(FaultKind.ACCOUNT, f"cannot be logged in to: {trouble}")
+            response = initial_response(user, token)
+            self._open.secrets = (response, token)
+            reply = self._open.command(f"AUTH XOAUTH2 {response}", self._step())
+            if reply.code == 334:
+                # What was wrong, in base64; the refusal itself comes after an empty line.
+                reply = self._open.command("", self._step())
+        return reply
+
     # -- the rest --------------------------------------------------------------------------------
 
     @property
@@ -258,7 +294,9 @@ class Opening:
 
     def _refuse(self, stage: Stage, reply: Reply) -> NoReturn:
         kind = judge(stage, reply).fault or FaultKind.UNREACHABLE
-        advice = _LOGIN_ADVICE if stage is Stage.AUTH and kind is FaultKind.ACCOUNT else ""
+        advice = ""
+        if stage is Stage.AUTH and kind is FaultKind.ACCOUNT:
+            advice = _BEARER_ADVICE if self._endpoint.token else _LOGIN_ADVICE
         self._fail(kind, f"answered {reply} {_WORDS[stage]}{advice}", reply)
 
     @contextmanager
@@ -341,11 +379,16 @@ _LOGIN_ADVICE = (
     "both are percent-encoded)"
 )
 
+_BEARER_ADVICE = (
+    "; two tokens were tried: check the user in the transport URL, what the token is for (its "
+    "scope), and that the mailbox may use SMTP"
+)
+
 
 def _no_mechanism(offered: list[str]) -> str:
     what = f"offers only {' '.join(offered)[:100]} for AUTH" if offered else "offers no AUTH"
     return (
-        f"{what}, so user and password are of no use; leave them out of the transport URL "
+        f"{what}, so the login is of no use; leave it out of the transport URL "
         "(MAIL_USERNAME), or use the port that is meant for submission, usually 587 or 465"
     )
 

@@ -30,6 +30,7 @@ _SHOWN_SCHEMES = frozenset(
     {
         *("smtp", "smtps", "sendcloud", "console", "file", "memory", "null", "mailgun", "ses"),
         *("postmark", "sendgrid", "resend", "brevo", "aliyun", "tencentses"),
+        *("gmail", "m365", "aliyun+smtp"),
     }
 )
 

@@ -112,7 +112,7 @@ def test_all_faults_of_a_configuration_are_told_at_once(make_app: Make) -> None:
         "DEFERRED_MAIL_SENDER_THREADS: expected",
         "DEFERRED_MAIL_WEBHOOKS: expected for 'bulk' a dict",
         "'bulk': its URL has the unknown scheme pigeon",
-        "'token' comes with a later release",
+        "'tokens': smtp: has no use for 'token'",
         "'dkim' comes with a later release",
     ):
         assert words in faults, words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -205,6 +206,8 @@ class Session:
         elif mechanism.upper() == "LOGIN":
             user = base64.b64decode(initial or self._ask("334 VXNlcm5hbWU6")).decode()
             password = base64.b64decode(self._ask("334 UGFzc3dvcmQ6")).decode()
+        elif mechanism.upper() == "XOAUTH2":
+            user, password = self._bearer(initial)
         else:
             return self._say("504 5.5.4 unknown mechanism")
         right = self.server.credentials.get(user) == password
@@ -213,6 +216,17 @@ class Session:
         if code == "235":
             self._user = user
         return code
+
+    def _bearer(self, initial: str) -> tuple[str, str]:
+        """User and token. A wrong one is answered with a challenge, which wants an empty line."""
+        form = r"user=([^\x01]*)\x01auth=Bearer ([^\x01]*)\x01\x01"
+        match = re.fullmatch(form, base64.b64decode(initial).decode())
+        user, token = match.groups() if match else ("", "")
+        if self.server.credentials.get(user) != token:
+            challenge = base64.b64encode(b'{"status":"400","schemes":"Bearer"}').decode()
+            if self._ask(f"334 {challenge}") != "":
+                self.server.blame("the challenge was not answered with an empty line")
+        return user, token
 
     def _ask(self, text: str) -> str:
         self._say(text)

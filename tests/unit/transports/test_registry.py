@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flask_deferred_mail.errors import ConfigurationError, NotYetAvailable
-from flask_deferred_mail.transports.registry import build, faults
+from flask_deferred_mail.transports.registry import build, faults, faults_of
 
 
 @dataclass
@@ -58,7 +58,6 @@ def test_the_urls_parts_reach_the_transport(tmp_path):
 LATER = [
     "aliyun://a:b@region",
     "tencentses://a:b@region",
-    "smtp://user:pass@host?auth=xoauth2",
 ]
 
 
@@ -71,11 +70,40 @@ def test_what_a_later_release_brings_is_refused_as_such(url):
         build("default", Spec(url))
 
 
-@pytest.mark.parametrize("extra", [{"token": lambda: "x"}, {"dkim": {"key": "x"}}])
-def test_tokens_and_signing_come_later(extra):
-    """Ignoring them would send unsigned mail, or log in without the token."""
+@pytest.mark.parametrize("extra", [{"dkim": {"key": "x"}}])
+def test_signing_comes_later(extra):
+    """Ignoring it would send unsigned mail."""
     with pytest.raises(NotYetAvailable, match=next(iter(extra))):
         build("default", Spec("smtp://host", **extra))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "smtp://ann%40example.com@host?auth=xoauth2",
+        "smtps://ann@host?auth=xoauth2",
+        "gmail://ann%40example.com@default",
+        "m365://ann%40example.com@default",
+        "failover(smtp://host smtp://ann@host?auth=xoauth2)",
+    ],
+)
+def test_tokens_go_to_who_logs_in_with_them(url):
+    """Whoever does needs them, and nobody else has a use for them."""
+    assert faults_of(Spec(url, token=lambda: "t")) == []
+    build("default", Spec(url, token=lambda: "t")).close()
+    [fault] = faults_of(Spec(url))
+    assert "put 'token' beside the URL" in fault
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["smtp://host", "smtp://u:p@host", "gmail://ann:app-password@default", "null:"],
+)
+def test_a_token_that_nobody_uses_is_refused(url):
+    """Its owner believes that it is used."""
+    build("default", Spec(url)).close()
+    [fault] = faults_of(Spec(url, token=lambda: "t"))
+    assert "no use for 'token'" in fault
 
 
 @pytest.mark.parametrize(
@@ -89,6 +117,11 @@ def test_tokens_and_signing_come_later(extra):
         ("smtp://u:hunter2@", ["needs a host"]),
         ("smtp://hunter2@host", ["lacks its password"]),
         ("smtp://:hunter2@host", ["lacks its user"]),
+        ("smtp://host?auth=xoauth2", ["lacks its user"]),
+        ("smtp://u:hunter2@host?auth=xoauth2", ["takes no password"]),
+        ("smtp://u@host?auth=plain", ["'auth' should be xoauth2", "lacks its password"]),
+        ("m365://u:hunter2@default", ["takes no password"]),
+        ("gmail://u@smtp.gmail.com", ["'default'"]),
         ("smtp://host/path", ["takes no path"]),
         ("smtp://host?tls=maybe", ["'tls' should be required or optional or none"]),
         ("smtps://host?tls=none", ["no option 'tls'"]),

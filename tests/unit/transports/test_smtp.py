@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flask_deferred_mail.errors import ConfigurationError, NotYetAvailable
+from flask_deferred_mail.errors import ConfigurationError
 from flask_deferred_mail.transports.smtp import SmtpTransport
 
 
@@ -50,7 +50,33 @@ def test_every_fault_is_told_at_once() -> None:
     assert len(refused.value.faults) == 2
 
 
-def test_xoauth2_comes_later() -> None:
-    """The name is known and refused until a later release has it."""
-    with pytest.raises(NotYetAvailable, match="xoauth2"):
-        transport(auth="xoauth2")
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ({"auth": "xoauth2", "username": "ann"}, "go together"),
+        ({"token": str, "username": "ann"}, "go together"),
+        ({"auth": "xoauth2", "token": str}, "takes a user"),
+        ({"auth": "xoauth2", "token": str, "username": "ann", "password": "sesa"}, "no password"),
+        ({"auth": "xoauth2", "token": str, "username": "a\x01b"}, "control characters"),
+    ],
+)
+def test_what_xoauth2_takes(how: dict[str, Any], named: str) -> None:
+    """A user and a callable, and no password beside them."""
+    with pytest.raises(ConfigurationError, match=named) as refused:
+        transport(**how)
+    assert "sesa" not in str(refused.value)
+
+
+def test_a_token_does_not_show() -> None:
+    """Nor does the callable that gives it, whose repr could say more than it should."""
+
+    class Caller:
+        def __call__(self) -> str:
+            return "sesame"
+
+        def __repr__(self) -> str:
+            return "sesame"
+
+    smtp = transport(auth="xoauth2", username="ann", token=Caller())
+    assert "sesame" not in repr(smtp)
+    assert "sesame" not in repr(vars(smtp))
