@@ -65,8 +65,11 @@ def reason_of(event: Reported) -> Reason | None:
 
 #: Mailgun's codes for an address on its lists.
 _CODES = {"605": Reason.HARD_BOUNCE, "606": Reason.UNSUBSCRIBE, "607": Reason.COMPLAINT}
-#: By which words providers name a list of theirs (the three at the end are SendGrid's).
-_LIST = re.compile(r"suppress|unsubscribed address|spam reporting address|bounced address")
+#: By which words providers name a list of theirs: several, SendGrid, SendCloud, Brevo.
+_LIST = re.compile(
+    "suppress|unsubscribed address|spam reporting address|bounced address|in (sendcloud )?blacklist"
+    "|blacklist user"
+)
 _COMPLAINT = re.compile(r"complain|spam reporting")
 
 
