@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import cast
+from typing import ClassVar, cast
 
 from .. import crashpoints
 from ..deadline import Deadline
 from ..errors import ConfigurationError
 from ..mime import render
 from ..outcome import Outcome
-from .base import Call, ProbeStep, Transport
+from .base import Call, Feature, ProbeStep, Transport
 from .schemes import Plan
 from .smtp_connection import SmtpConnection
 from .smtp_envelope import Ahead, ahead_of
@@ -58,6 +58,10 @@ class SmtpTransport(Transport):
     :raises ConfigurationError: a value cannot be used.
     """
 
+    #: What MIME has a place for; the rest needs a provider.
+    features: ClassVar[frozenset[Feature]] = frozenset(
+        {Feature.ALTERNATIVES, Feature.INLINE, Feature.PART_HEADERS}
+    )
     label = "SMTP"
 
     def __init__(
