@@ -9,10 +9,10 @@ takes no other mail's attempt with it.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..store.reports import Reports
 from ..store.setback import Setback
 from ..store.waking import Waiter
 from .attempt import Delivered, Deliverer
+from .counts import Counts as Counts
 from .leases import Holding, LeaseKeeper, Phase
 from .pacing import Leave, Pacing, Rest
 from .pool import SenderPool
@@ -36,31 +37,16 @@ log = logging.getLogger("flask_deferred_mail.delivery")
 #: Seconds between two notes that a sweep is at work.
 SHOWS_UP_EVERY = 20.0
 
+#: While a sweep goes on: seconds after which it looks at everything anew, and for which it waits
+#: for a transport all of whose places are taken.
+A_PASS, FULL = 2.0, 1.0
+#: And seconds between two turns of mails whose sender died, that such a turn waits for what is in
+#: flight, and that others then wait for one of them.
+SUSPECTS_EVERY, SUSPECTS_WAIT, SUSPECT_ALONE = 60.0, 10.0, 30.0
+
 #: Seconds that a single pass goes on for mail which only the limit of its transport keeps back.
 #: Then cron's next one takes over, or they would pile up.
 PATIENCE_WITH_LIMITS = 55.0
-
-
-@dataclass
-class Counts:
-    """What a pass came to; ``claimed`` is the sum of the others."""
-
-    claimed: int = 0
-    sent: int = 0
-    partial: int = 0
-    retry: int = 0
-    failed: int = 0
-    held: int = 0
-    expired: int = 0
-    returned: int = 0
-
-    def add(self, result: str) -> None:
-        """Count one mail under how it went."""
-        self.claimed += 1
-        setattr(self, result, getattr(self, result) + 1)
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
 
 
 class Sweep:
@@ -99,7 +85,7 @@ class Sweep:
         self.concurrency = concurrency
         # Of one transport at a time: a claim costs as much for eight mails as for one, but what is
         # in hand when a sweep is killed waits for the end of its lease.
-        self._in_hand = min(max(8, concurrency * 4), 64)
+        self._in_hand = max(8, min(concurrency * 4, 64), concurrency * 2)
         self.limit = limit
         self.counts = Counts()
         self._on_result = on_result
@@ -112,6 +98,9 @@ class Sweep:
         #: Seconds until a limit that is reached lets more through, of what is due; and until when
         #: this is waited for, by the monotonic clock.
         self._more_in: float | None = None
+        #: It waits for more after each pass, so a pass need not wait for the last of its mails.
+        self._goes_on = False
+        self._suspects_at = 0.0
         self._patient_until = 0.0
         self._written_off: set[int] = set()
         self._pool: SenderPool[tuple[Holding, Leave | None]] = SenderPool(
@@ -133,15 +122,19 @@ class Sweep:
         """
         end = time.monotonic() + wait
         self._patient_until = time.monotonic() + (wait or PATIENCE_WITH_LIMITS)
+        self._goes_on = wait > 0
         rhythm = Rhythm()
         try:
             while True:
-                before = self.counts.claimed - self.counts.returned
+                before = self._claimed - self.counts.returned
                 self._one_pass()
-                worked = self.counts.claimed - self.counts.returned > before
+                worked = self._claimed - self.counts.returned > before
                 if worked:
                     rhythm.worked()
                 if not self._rest(end, rhythm, worked):
+                    if self._goes_on and (worked or self._pool.pending):
+                        self._goes_on = False  # the last one: to its end
+                        self._one_pass()
                     return self.counts
         finally:
             self.waiter.close()
@@ -159,6 +152,7 @@ class Sweep:
                 self.waiter.wait(min(left, SHORTEST))
                 return True
             pause = rhythm.pause(due_in, listening=self.waiter.listening)
+            pause = pause if self._more_in is None else min(pause, max(self._more_in, SHORTEST))
             if self.waiter.wait(min(left, pause)) or (due_in is not None and due_in <= pause):
                 return True
             worked = True
@@ -199,13 +193,17 @@ class Sweep:
         self.reported()
         before = self.claims.now()
         self._end_overdue()
-        while not self._done():
+        ends = time.monotonic() + A_PASS if self._goes_on else math.inf
+        while not self._done() and time.monotonic() < ends:
             self._show_up()
             lanes = self._claim_round(before)
-            pause = 30.0 if self._more_in is None else min(self._more_in, 30.0)
+            pause = FULL if self._goes_on else 30.0
+            pause = pause if self._more_in is None else min(self._more_in, pause)
             if lanes:
                 # Claim again as soon as half of the places of one transport are free.
                 self._pool.wait_for_any(lanes, self._in_hand // 2 + 1, pause)
+            elif self._goes_on:
+                break
             elif pending := self._pool.pending:
                 # What is in flight may be the probe that everybody else waits for.
                 self._pool.wait(pending, pause)
@@ -213,8 +211,8 @@ class Sweep:
                 self._stop.wait(pause)
             else:
                 break
-        self._wait_until_idle()
-        self._suspects(before)
+        if self._is_turn_of_suspects(before):
+            self._suspects(before)
         self.routes.allowance.give_back()
 
     def _worth_waiting(self) -> bool:
@@ -317,7 +315,23 @@ class Sweep:
                 self._put(claims, leave)
                 if not claims:
                     break
-                self._wait_until_idle()
+                self._wait_until_idle(SUSPECT_ALONE if self._goes_on else math.inf)
+                if self._pool.pending:
+                    return
+
+    def _is_turn_of_suspects(self, before: float) -> bool:
+        """Whether nothing is in flight any more. A sweep that goes on waits for that now and then
+        only, and not for long: new mail must not wait for a server that is slow with another."""
+        if not self._goes_on:
+            self._wait_until_idle()
+            return True
+        if not self._pool.pending or time.monotonic() < self._suspects_at:
+            return not self._pool.pending
+        names = self.claims.transports_with_due(before)
+        if self._done() or all(self.routes.is_resting(name) for name in names):
+            return False
+        self._suspects_at = time.monotonic() + SUSPECTS_EVERY
+        return self._pool.wait(1, SUSPECTS_WAIT)
 
     def _end_overdue(self) -> None:
         """Mails whose time is over end, even while their transport rests."""
@@ -329,10 +343,12 @@ class Sweep:
                 self._count(Delivered(job.status.value))
                 self.deliverer.listener.gave_up(job)
 
-    def _wait_until_idle(self) -> None:
+    def _wait_until_idle(self, seconds: float = math.inf) -> None:
+        end = time.monotonic() + seconds
         while not self._pool.wait(1, 1.0):
-            if self._stop.is_set() or self._error is not None:
+            if self._stop.is_set() or self._error is not None or time.monotonic() > end:
                 return
+            self._show_up()
 
     # -- in the sender threads --------------------------------------------------------------
 
