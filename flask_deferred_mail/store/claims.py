@@ -149,9 +149,7 @@ class Claims:
         token, leased_at = new_token(), time.monotonic()
 
         def work(connection: Connection) -> list[Claim]:
-            rows: list[Any] = [
-                Due._make(row) for row in _ONE.rows(connection, {"job_": job_id})
-            ]
+            rows: list[Any] = [Due._make(row) for row in _ONE.rows(connection, {"job_": job_id})]
             purse = purse_of(rows[0].transport) if rows else None
             if purse is not None and not purse.open(connection, 1):
                 return []

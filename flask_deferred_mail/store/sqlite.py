@@ -27,6 +27,7 @@ from ..cleaning import clean
 from ..errors import SchemaError, StoreError
 from .backend import Backend, Setup, Trouble
 from .dialect import SQLITE_CLOCK
+from .kept import KeptConnections
 from .prepared import run_sql
 from .upgrading import only_adds, too_old
 from .versions import Found
@@ -39,6 +40,9 @@ _OLDEST = (3, 31)
 #: Seconds for which another process may take to make the tables.
 _PATIENCE = 5.0
 
+# Connections of a process that this one was forked from, kept for ever.
+_inherited: list[KeptConnections] = []
+
 
 class SqliteBackend(Backend):
     """A file, or (for tests) memory."""
@@ -49,6 +53,7 @@ class SqliteBackend(Backend):
         #: The database file, if there is one.
         self.path = None if self.in_memory else _file_of(url)
         self._inode: int | None = None
+        self._kept: KeptConnections | None = None
         # Threads of one process take turns at writing, rather than find the file busy and sleep.
         # An in-memory database lives in one connection, which cannot hold two transactions at all.
         self._writer = threading.RLock()
@@ -76,7 +81,29 @@ class SqliteBackend(Backend):
             raise
         if self.path is not None:
             self._inode = os.stat(self.path).st_ino
+            self._keep(engine)
         return engine
+
+    def _keep(self, engine: Engine) -> None:
+        if self._kept is not None and not self._kept.is_empty:
+            # Inherited over a fork: closing them here would harm the parent.
+            _inherited.append(self._kept)
+        self._kept = KeptConnections(engine)
+
+    @contextmanager
+    def _connection(self, engine: Engine) -> Iterator[Connection]:
+        kept = self._kept
+        if kept is None or kept.engine is not engine:
+            with engine.connect() as connection:
+                yield connection
+            return
+        connection = kept.take()
+        try:
+            yield connection
+        except BaseException:
+            kept.discard(connection)
+            raise
+        kept.give_back(connection)
 
     def _make_folder(self, folder: Path) -> None:
         try:
@@ -155,14 +182,14 @@ class SqliteBackend(Backend):
     @contextmanager
     def _statement(self, engine: Engine, turn: AbstractContextManager[Any]) -> Iterator[Connection]:
         # Saves the BEGIN and the COMMIT, which cost as much as a small INSERT.
-        with turn, engine.connect() as connection:
+        with turn, self._connection(engine) as connection:
             yield connection
 
     @contextmanager
     def _transaction(
         self, engine: Engine, begin: str, turn: AbstractContextManager[Any]
     ) -> Iterator[Connection]:
-        with turn, engine.connect() as connection:
+        with turn, self._connection(engine) as connection:
             run_sql(connection, begin)
             try:
                 yield connection

@@ -33,6 +33,8 @@ class Trace:
 
     def __init__(self, app: MailApp) -> None:
         self.statements: list[str] = []
+        # Those that are open are not watched.
+        app.runtime.database.close()
         event.listen(app.runtime.database.engine, "checkout", self._watch)
 
     def _watch(self, connection: Any, *_rest: object) -> None:

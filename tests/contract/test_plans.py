@@ -56,6 +56,7 @@ class Explained:
         self.grow(5)
         self._asked: list[tuple[str, Any]] = []
         if kind == "sqlite":
+            self.database.close()  # open connections are not watched
             event.listen(self.database.engine, "checkout", self._trace)
         else:
             event.listen(self.database.engine, "before_cursor_execute", self._note)

@@ -73,6 +73,7 @@ def mariadb(store: Store) -> bool:
 def _counting(store: Store) -> list[str]:
     """The first word of every statement that the database itself runs from now on."""
     statements: list[str] = []
+    store.database.close()  # open connections are not watched
     engine = store.database.engine
 
     def trace(connection: Any, *_rest: object) -> None:
