@@ -17,6 +17,7 @@ import requests
 from ..cleaning import clean
 from ..letter import Letter, Recipient
 from ..outcome import Fate, Outcome, RecipientResult, ServerNote
+from ..reference import NAME
 from . import sendcloud_request
 from .base import Call, Feature, ProbeStep
 from .classification import (
@@ -121,10 +122,13 @@ class SendCloudTransport(HttpApiTransport):
     # Sending
 
     def request_for(self, call: Call) -> requests.Request:
-        """The request for this call, with our Message-ID and idempotency key in it."""
+        """The request for this call, with our Message-ID, reference and idempotency key in it."""
         letter, key = call.letter, call.idempotency_key
         named = any(name.lower() == "message-id" for name, _ in letter.headers)
-        extra = () if named else (("Message-ID", letter.message_id),)
+        extra = [] if named else [("Message-ID", letter.message_id)]
+        if call.reference:
+            # Comes back in webhooks. Recipients can see it; it tells them nothing.
+            extra.append((f"SC-Custom-{NAME}", call.reference))
         return self.build_request(letter, call.recipients, extra_headers=extra, request_id=key)
 
     def build_request(

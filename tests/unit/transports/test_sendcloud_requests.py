@@ -85,9 +85,13 @@ def test_there_are_request_fixtures():
 
 
 def test_a_call_carries_our_message_id_and_key(sendcloud):
-    """One Message-ID over all attempts, and the idempotency key in its place in the form."""
-    form = encoded(sendcloud.request_for(a_call(key="abc123"))).form
-    assert json.loads(form["headers"]) == {"Message-ID": "<20261122.1@example.com>"}
+    """One Message-ID over all attempts, our reference, and the idempotency key in its place."""
+    call = a_call(key="abc123")
+    form = encoded(sendcloud.request_for(call)).form
+    assert json.loads(form["headers"]) == {
+        "Message-ID": "<20261122.1@example.com>",
+        "SC-Custom-deferred-mail-job": call.reference,
+    }
     assert form["sendRequestId"] == "abc123"
 
 
