@@ -20,6 +20,7 @@ from .cli_output import counted, duration, seen_words
 from .delivery.runtime import OLD_BACKLOG, SWEEPER_MISSING, Runtime
 from .doctor_database import examine_database, examine_savepoints
 from .doctor_suppression import examine_refusals
+from .doctor_webhooks import examine_webhooks
 from .errors import ConfigurationError, NotYetAvailable
 from .finding import Finding, Level
 from .settings import DEFAULT, Settings
@@ -57,6 +58,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
     yield _hook(patient)
     works = yield from examine_database(patient.runtime.database)
     yield from _transports(patient, works)
+    yield from examine_webhooks(patient.settings)
     if works:
         yield from examine_savepoints(patient.runtime.outbox)
         yield from _keys(patient)
