@@ -25,6 +25,7 @@ from ..store.setback import Setback
 from ..store.waking import Waiter
 from .attempt import Delivered, Deliverer
 from .counts import Counts as Counts
+from .in_hand import InHand
 from .leases import Holding, LeaseKeeper, Phase
 from .pacing import Leave, Pacing, Rest
 from .pool import SenderPool
@@ -83,9 +84,7 @@ class Sweep:
         #: Lets providers' reports that came too early have their effect.
         self.reported = reported
         self.concurrency = concurrency
-        # Of one transport at a time: a claim costs as much for eight mails as for one, but what is
-        # in hand when a sweep is killed waits for the end of its lease.
-        self._in_hand = max(8, min(concurrency * 4, 64), concurrency * 2)
+        self._in_hand = InHand(concurrency)
         self.limit = limit
         self.counts = Counts()
         self._on_result = on_result
@@ -196,12 +195,13 @@ class Sweep:
         ends = time.monotonic() + A_PASS if self._goes_on else math.inf
         while not self._done() and time.monotonic() < ends:
             self._show_up()
+            self._in_hand.adapt(self.counts.claimed)
             lanes = self._claim_round(before)
             pause = FULL if self._goes_on else 30.0
             pause = pause if self._more_in is None else min(self._more_in, pause)
             if lanes:
                 # Claim again as soon as half of the places of one transport are free.
-                self._pool.wait_for_any(lanes, self._in_hand // 2 + 1, pause)
+                self._pool.wait_for_any(lanes, self._in_hand.most // 2 + 1, pause)
             elif self._goes_on:
                 break
             elif pending := self._pool.pending:
@@ -271,7 +271,7 @@ class Sweep:
         return wait > 0
 
     def _places(self, name: str) -> int:
-        places = max(0, self._in_hand - self._pool.pending_in(name))
+        places = max(0, self._in_hand.most - self._pool.pending_in(name))
         return places if self.limit is None else min(places, self.limit - self._claimed)
 
     def _put(self, claims: list[Claim], leave: Leave) -> None:
