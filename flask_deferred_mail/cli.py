@@ -1,8 +1,8 @@
 """``flask mail ...`` (also ``flask deferred-mail ...``): all commands, in the order of the help.
 
 Each command parses, calls one function and prints. They are in ``cli_sending``, ``cli_worker``,
-``cli_looking``, ``cli_changing``, ``cli_suppress`` and ``cli_tables``; what they have in common is
-in ``cli_command``.
+``cli_looking``, ``cli_changing``, ``cli_transports``, ``cli_suppress`` and ``cli_tables``; what
+they have in common is in ``cli_command``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import click
 
 from .cli_changing import cancel, hold, purge, release, retry
-from .cli_command import Refused
 from .cli_looking import doctor, explain, list_, show, status
 from .cli_sending import sweep, test
 from .cli_suppress import suppress
 from .cli_tables import init_db, upgrade_db
+from .cli_transports import transports
 from .cli_worker import worker
 
 
@@ -40,22 +40,6 @@ def mail_group() -> None:
     """
 
 
-def _later(name: str, what: str, instead: str) -> click.Command:
-    """A command of the public contract that this release does not have: refused, never ignored."""
-
-    def refuse(arguments: tuple[str, ...]) -> None:  # noqa: ARG001 - whatever it is called with
-        raise Refused(f"`{name}` is not in this release; {instead}")
-
-    return click.Command(
-        name,
-        callback=refuse,
-        params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED, metavar="[...]")],
-        help=f"(later release) {what}\n\n{instead[0].upper()}{instead[1:]}.",
-        short_help=f"(later release) {what}",
-        context_settings={"ignore_unknown_options": True},
-    )
-
-
 for _command in (
     sweep,
     worker,
@@ -70,13 +54,9 @@ for _command in (
     purge,
     doctor,
     test,
+    transports,
     suppress,
     init_db,
     upgrade_db,
-    _later(
-        "transports",
-        "List, pause and resume transports.",
-        "`flask mail doctor` shows how they do, and `flask mail hold ID` keeps a mail back",
-    ),
 ):
     mail_group.add_command(_command)

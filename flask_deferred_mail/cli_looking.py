@@ -36,6 +36,7 @@ from .explanation import Evidence
 from .finding import Level
 from .job import JobStatus
 from .store.inspection import Inspection
+from .transport_report import transport_reports
 
 
 @command("status")
@@ -154,6 +155,11 @@ def explain(mail: AppMail, id_: int) -> None:
         sweep=runtime.reports.last_seen("sweep"),
         suppressed=mail.suppressed,
         now=datetime.now(UTC),
+        ways=tuple(
+            report
+            for report in transport_reports(runtime)
+            if standing.job.transport in (report.name, report.member_of)
+        ),
     )
     say(
         f"mail {id_} to {output.recipients_words(standing.job)} is {standing.job.status.value}",

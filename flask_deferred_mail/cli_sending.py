@@ -128,11 +128,18 @@ def _stop(pass_: Sweep) -> None:
 
 def _resting(mail: AppMail) -> Iterator[str]:
     """Why mail is left although it is due."""
-    states = mail.runtime.states.all()
-    resting = {name: s for name, s in states.items() if s.failures and s.rests_for > 0}
-    waiting = Inspection(mail.runtime.database).waiting_by_transport() if resting else {}
-    for name, state in sorted(resting.items()):
-        if name in waiting:
+    states = {
+        name: state
+        for name, state in mail.runtime.states.all().items()
+        if state.paused_at is not None or (state.failures and state.rests_for > 0)
+    }
+    waiting = Inspection(mail.runtime.database).waiting_by_transport() if states else {}
+    for name, state in sorted(states.items()):
+        if name not in waiting:
+            continue
+        if state.paused_at is not None:
+            yield f"transport {clean(name)} is paused by {clean(state.paused_by or '?')}"
+        else:
             yield (
                 f"transport {clean(name)} rests for {output.duration(state.rests_for)}, its mail "
                 f"waits: {clean(state.reason or '')}"

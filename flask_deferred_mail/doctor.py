@@ -21,12 +21,13 @@ from .delivery.runtime import OLD_BACKLOG, SWEEPER_MISSING, Runtime
 from .doctor_database import examine_database, examine_savepoints
 from .doctor_suppression import examine_refusals
 from .doctor_webhooks import examine_webhooks
-from .errors import ConfigurationError, NotYetAvailable
+from .errors import ConfigurationError, NotYetAvailable, StoreError
 from .finding import Finding, Level
 from .settings import DEFAULT, Settings
 from .store.inspection import Inspection
 from .store.reports import Backlog, Sighting
 from .store.transport_state import TransportState
+from .transport_report import transport_reports, words
 from .transport_spec import TransportSpec
 from .wsgi import AfterResponse
 
@@ -188,7 +189,26 @@ def _transport(
         yield Finding(Level.OK, topic, spec.shown)
     if state is not None and state.failures:
         yield _resting(topic, state)
+    yield from _ways(runtime, name)
     yield from _probed(runtime, name, topic)
+
+
+def _ways(runtime: Runtime, name: str) -> Iterator[Finding]:
+    """What keeps it, or one of its members, from sending, beyond its own faults."""
+    try:
+        reports = list(transport_reports(runtime))
+    except StoreError:
+        return  # told with the database
+    for report in reports:
+        if name not in (report.name, report.member_of):
+            continue
+        topic = f"transport {clean(report.name)}"
+        if report.standing == "paused":
+            advice = f"`flask mail transports resume {clean(report.name)}` lets its mail go"
+            yield Finding(Level.WARN, topic, words(report), advice)
+        elif report.member_of and report.standing != "well":
+            advice = "its mail goes by the other members as long as they work"
+            yield Finding(Level.WARN, topic, words(report), advice)
 
 
 def _resting(topic: str, state: TransportState) -> Finding:

@@ -13,6 +13,7 @@ from .settings import Settings
 from .store.inspection import Standing
 from .store.reports import LoggedAttempt, Sighting
 from .store.transport_state import TransportState
+from .transport_report import TransportReport, words
 
 #: Seconds after which a sweep that was not seen again is missed; cron comes once a minute.
 _SWEEP_MISSED = 300.0
@@ -31,6 +32,8 @@ class Evidence:
     sweep: Sighting | None
     suppressed: bool
     now: datetime
+    #: The mail's transport and, if it combines others, its members.
+    ways: tuple[TransportReport, ...] = ()
 
 
 def explain(evidence: Evidence) -> list[str]:
@@ -181,6 +184,27 @@ def _surroundings(evidence: Evidence) -> Iterator[str]:
             f"Its transport {clean(job.transport)!r} {rest} ({state.kind}, "
             f"{counted(state.failures, 'fault')} in a row): {clean(state.reason or '')}"
         )
+    yield from map(_about_way, filter(_is_in_the_way, evidence.ways))
+
+
+def _is_in_the_way(way: TransportReport) -> bool:
+    # Faults of the transport itself are told above.
+    troubled = way.standing == "paused" or (way.member_of is not None and way.standing != "well")
+    return troubled or any(left < 1 for left in way.limits.values())
+
+
+def _about_way(way: TransportReport) -> str:
+    name = clean(way.name)
+    if way.standing == "paused":
+        return f"Its way by {name!r} is {words(way)}. To let it go on: {_resume(name)}"
+    if way.standing != "well":
+        return f"Its way by {name!r} is left out: {words(way)}"
+    reached = ", ".join(limit for limit, left in way.limits.items() if left < 1)
+    return f"The limit of {name!r} is reached ({reached}): it leaves as soon as that lets it."
+
+
+def _resume(name: str) -> str:
+    return f"flask mail transports resume {name}"
 
 
 def _who_sweeps(evidence: Evidence) -> Iterator[str]:

@@ -64,7 +64,7 @@ class Allowance:
     def purse(self, transports: list[Transport]) -> Purse | None:
         """For a claim of mail that any of these may send; ``None``: one of them has no limit."""
         limits = {transport.name: self.limits_of(transport) for transport in transports}
-        return Purse(limits) if all(limits.values()) else None
+        return Purse(limits) if limits and all(limits.values()) else None
 
     def put_in(self, purse: Purse) -> None:
         """Its transaction has committed: what it took is in hand."""

@@ -40,8 +40,8 @@ from ..transports.base import Transport
 from .allowance import Allowance
 from .attempt import Delivered, Deliverer, Listener
 from .dispatcher import Dispatcher
-from .leases import LeaseKeeper, Phase
 from .learning import Learner
+from .leases import LeaseKeeper, Phase
 from .ledger import Timing, Tools
 from .pacing import Leave, Pacing
 from .routes import Routes

@@ -640,12 +640,3 @@ def test_tables_of_the_application_are_left_to_it(shop, command):
     assert "belong to the application" in said
     assert "flask db upgrade" in said
     assert not database.path.exists()
-
-
-@pytest.mark.parametrize("name", ["transports"])
-def test_commands_of_later_releases_are_refused(shop, name):
-    """2 with a clear text, whatever they are called with; never silently ignored."""
-    result = shop(name, "--processes", 2, "x", code=2)
-    assert f"`{name}` is not in this release; " in result.stderr
-    assert "(later release)" in shop("--help").stdout
-    assert "(later release)" in shop(name, "--help").stdout

@@ -42,10 +42,10 @@ HEIGHT |= dict.fromkeys(("webhook_desk", "webhook_views", "event_output", "docto
 HEIGHT |= {"__init__": 4, "cli": 4, "web": 4, "testing": 4, "migrations": 4}
 #: The commands, and what they print: the only modules that know click.
 COMMANDS = frozenset({"cli", "cli_command", "cli_sending", "cli_looking", "cli_changing"})
-COMMANDS |= {"cli_tables", "cli_suppress", "cli_worker"}
+COMMANDS |= {"cli_tables", "cli_suppress", "cli_transports", "cli_worker"}
 HEIGHT |= dict.fromkeys(COMMANDS, 4)
 HEIGHT |= {"cli_output": 3, "doctor": 3, "doctor_database": 3, "explanation": 3}
-HEIGHT |= {"doctor_suppression": 3}
+HEIGHT |= {"doctor_suppression": 3, "transport_report": 3}
 
 _DOORS = frozenset({"extension", "web", "webhook_views", "testing"}) | COMMANDS
 _NETWORK = ("socket", "ssl", "smtplib", "http", "urllib.request", "urllib3", "requests")
