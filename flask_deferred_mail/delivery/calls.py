@@ -166,6 +166,8 @@ class Calls(Ledger):
 
     def _leave_out(self, transport: Transport, letter: Letter) -> None:
         """Settle who is not to be mailed any more, before anything is sent."""
+        if self.holding.was_looked_up():
+            return
         before, hold = self.recipients, self.tools.policy.holds_unknown(self.claim)
         self.recipients = self.tools.suppressing.leave_out(
             self.claim,
@@ -175,9 +177,6 @@ class Calls(Ledger):
             repeatable=transport.idempotency_window is not None,
         )
         self._left_out = words_of(before, self.recipients)
-        if self.tools.suppressing.in_use:
-            # The next mail's recipients are looked up when it is its turn, and not named before.
-            self._upcoming = nothing_upcoming
 
     def _key(self, group: Sequence[Recipient]) -> str:
         # After a death, every envelope keeps the key that it may have gone out with. None of them

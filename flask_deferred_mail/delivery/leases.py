@@ -30,6 +30,10 @@ from ..store.jobs import JobStore
 log = logging.getLogger("flask_deferred_mail.delivery")
 
 
+#: Seconds for which it is believed that nobody of a mail was on the suppression list.
+LOOKED_UP = 5.0
+
+
 class Phase(Enum):
     """How far a mail in hand has got."""
 
@@ -59,6 +63,7 @@ class Holding:
         "lease_ends",
         "lease_seconds",
         "letter",
+        "looked_up_at",
         "member",
         "overdue_at",
         "phase",
@@ -86,7 +91,14 @@ class Holding:
         self.content: str | None = None
         #: The letter, if it was read before the attempt began.
         self.letter: Letter | None = None
+        #: When none of its recipients was on the suppression list, by the monotonic clock.
+        self.looked_up_at: float | None = None
         self._lock = threading.Lock()
+
+    def was_looked_up(self) -> bool:
+        """Whether none of its recipients was on the suppression list a moment ago."""
+        at = self.looked_up_at
+        return at is not None and time.monotonic() - at < LOOKED_UP
 
     def enqueue(self) -> bool:
         """The bell rang for a row that was inserted already leased. False: it was given back."""

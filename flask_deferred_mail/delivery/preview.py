@@ -7,11 +7,13 @@ it turns out otherwise when its turn comes, the connection is dropped, and nothi
 
 from __future__ import annotations
 
+import time
+
 from ..errors import DeferredMailError
 from ..job import RecipientStatus
 from ..letter import Letter, Recipient
-from .ledger import Tools
 from .leases import Holding, Phase
+from .ledger import Tools
 
 #: Bytes of a mail that is read before its turn: it stands in memory beside the one in hand.
 LARGEST = 1_000_000
@@ -36,7 +38,21 @@ def preview(tools: Tools, holding: Holding) -> tuple[Letter, tuple[Recipient, ..
         transport = tools.transports(claim.transport)
         if holding.letter is None:
             holding.letter = tools.store.load(claim, holding.content)
+        if _somebody_is_listed(tools, holding, holding.letter):
+            return None
     except DeferredMailError:
         return None  # its own attempt will say so
     groups = transport.calls(holding.letter, [entry.recipient for entry in claim.recipients])
     return (holding.letter, groups[0]) if len(groups) == 1 else None
+
+
+def _somebody_is_listed(tools: Tools, holding: Holding, letter: Letter) -> bool:
+    """Whether a recipient is on the suppression list, who must not even be named to a server."""
+    claim = holding.claim
+    left = tools.suppressing.leave_out(
+        claim, letter, claim.recipients, claim.recipients, repeatable=False
+    )
+    if left is not claim.recipients:
+        return True
+    holding.looked_up_at = time.monotonic()
+    return False

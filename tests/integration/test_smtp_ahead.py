@@ -171,3 +171,18 @@ def test_a_silent_server_does_not_keep_the_next_mail(make_app: MakeApp, smtp: Sm
     sweep.join(30)
     assert not sweep.is_alive()
     assert len(smtp.messages) == 3
+
+
+def test_nobody_on_the_suppression_list_is_named_beforehand(
+    make_app: MakeApp, smtp: SmtpServer
+) -> None:
+    """With a list in use the next envelope still goes along, unless somebody of it is listed."""
+    app = make_app(smtp.url())
+    with app.app.app_context():
+        app.mail.suppressions.add("listed@example.com", reason="complaint")
+    for name in ("a", "b", "listed", "c", "d"):
+        app.send(f"{name}@example.com")
+    counts = app.sweep(concurrency=1)
+    assert (counts.sent, counts.failed) == (4, 1)
+    assert not any("listed" in command.line for command in smtp.commands)
+    assert smtp.connections == 1
