@@ -76,7 +76,9 @@ class Dispatcher:
         self._after_each = after_each
         self._paused_until = 0.0
         self._ends = threading.Event()
-        self._pool: SenderPool[Ticket] = SenderPool(threads, self._send, "deferred-mail-sender")
+        self._pool: SenderPool[Ticket] = SenderPool(
+            threads, self._send, "deferred-mail-sender", self.routes.cap
+        )
         deliverer.on_written_off.append(self._write_off)
 
     # -- in the request ---------------------------------------------------------------------

@@ -21,15 +21,28 @@ log = logging.getLogger("flask_deferred_mail.delivery")
 T = TypeVar("T")
 
 
+def _no_cap(_lane: str) -> None:
+    """As many as there are threads."""
+
+
 class SenderPool(Generic[T]):
     """Threads that take items from lanes. They start when there is work for them.
 
     :param size: threads that one lane may have. Each further lane that has work at the same time
         has a thread of its own beside them.
+    :param cap: most items of a lane that are in work at the same time; ``None``: no cap.
     """
 
-    def __init__(self, size: int, work: Callable[[T], None], name: str) -> None:
+    def __init__(
+        self,
+        size: int,
+        work: Callable[[T], None],
+        name: str,
+        cap: Callable[[str], int | None] = _no_cap,
+    ) -> None:
         self.size = size
+        self._cap = cap
+        self._caps: dict[str, int | None] = {}
         self.name = name
         self._work = work
         self._queue: deque[tuple[Hashable, str, T]] = deque()
@@ -137,7 +150,9 @@ class SenderPool(Generic[T]):
         if entry is None and not self._queue and self._reserved and self._has_spare_thread:
             # Nothing waits behind a server that takes its time while a thread has nothing to do.
             # There is no lane among them without a thread: the one that reserved it is in it.
-            entry = self._reserved.pop(next(iter(self._reserved)))
+            owners = (me for me, e in self._reserved.items() if not self._is_full(e[1]))
+            if (owner := next(owners, None)) is not None:
+                entry = self._reserved.pop(owner)
         return entry
 
     @property
@@ -149,9 +164,20 @@ class SenderPool(Generic[T]):
         """Place in the queue of what a free thread may take."""
         if not self._queue:
             return None
-        if self._has_spare_thread:
+        spare = self._has_spare_thread
+        if spare and not self._is_full(self._queue[0][1]):
             return 0
-        return next((n for n, e in enumerate(self._queue) if e[1] not in self._busy_in), None)
+        for place, (_, lane, _) in enumerate(self._queue):
+            if (spare or lane not in self._busy_in) and not self._is_full(lane):
+                return place
+        return None
+
+    def _is_full(self, lane: str) -> bool:
+        """Whether as many of the lane are in work as may be."""
+        if lane not in self._caps:
+            self._caps[lane] = self._cap(lane)
+        cap = self._caps[lane]
+        return cap is not None and lane in self._busy_in and self._busy_in[lane] >= cap
 
     def reserve(self, lane: str) -> T | None:
         """What the calling thread, one of this pool, will do next: the first item of that lane.

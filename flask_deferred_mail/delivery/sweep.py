@@ -103,7 +103,7 @@ class Sweep:
         self._patient_until = 0.0
         self._written_off: set[int] = set()
         self._pool: SenderPool[tuple[Holding, Leave | None]] = SenderPool(
-            concurrency, self._send, "deferred-mail-sweep"
+            concurrency, self._send, "deferred-mail-sweep", routes.cap
         )
         deliverer.on_written_off.append(self._write_off)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -118,3 +119,32 @@ def test_an_item_that_raises_does_not_end_its_thread(caplog: pytest.LogCaptureFi
     assert len(threads) == 2
     assert len(set(threads)) == 1
     assert "a sender thread met an error" in caplog.text
+
+
+def test_a_lane_has_no_more_in_work_than_its_cap() -> None:
+    """However many threads are free; another lane's items pass those that wait."""
+    begun: list[str] = []
+    most: Counter[str] = Counter()
+    running: Counter[str] = Counter()
+    lock, release = threading.Lock(), threading.Event()
+
+    def work(lane: str) -> None:
+        with lock:
+            begun.append(lane)
+            running[lane] += 1
+            most[lane] = max(most[lane], running[lane])
+        release.wait(10)
+        with lock:
+            running[lane] -= 1
+
+    pool: SenderPool[str] = SenderPool(6, work, "capped", {"slow": 2, "fast": None}.get)
+    for number in range(5):
+        pool.submit(number, "slow", "slow")
+    for number in range(5, 8):
+        pool.submit(number, "fast", "fast")
+    wait_until(lambda: begun.count("fast") == 3 and begun.count("slow") == 2)
+    release.set()
+    assert pool.wait(1, 10)
+    assert begun.count("slow") == 5
+    assert most["slow"] == 2
+    pool.close()
