@@ -116,7 +116,7 @@ def list_(
 @id_argument
 @json_option
 def show(mail: AppMail, id_: int, as_json: bool) -> None:
-    """One mail with its recipients, every attempt, and what its provider reported.
+    """One mail with recipients, attempts and reported events.
 
     \b
     Examples:

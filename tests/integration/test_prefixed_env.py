@@ -14,6 +14,7 @@ from flask_deferred_mail import DeferredMail
 from flask_deferred_mail.errors import ConfigurationError
 from flask_deferred_mail.letter import Address
 from flask_deferred_mail.settings import KEYS, LATER_KEYS, SERVER_KEYS
+from flask_deferred_mail.webhook_spec import WebhookSpec
 from tests.support.smtp_server import SmtpServer
 from tests.support.visits import Visits
 
@@ -48,6 +49,11 @@ EXAMPLES: dict[str, tuple[str, str, Any]] = {
         "A" * 43 + "=," + "_" * 42 + "8=",
         "encryption_keys",
         (bytes(32), b"\xff" * 32),
+    ),
+    "DEFERRED_MAIL_WEBHOOKS": (
+        '{"bulk": {"provider": "mailgun", "key": "k"}}',
+        "webhooks",
+        {"bulk": WebhookSpec("mailgun", key=("k",))},
     ),
     "MAIL_DEFAULT_SENDER": (
         "Shop <shop@example.com>",
