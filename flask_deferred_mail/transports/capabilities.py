@@ -34,7 +34,7 @@ SendCloud it is one tag, and 10 MiB of files. Templates of Amazon SES go to 50 i
 
 def transports() -> list[type[Transport]]:
     """Every kind of transport of this package that hands mail to somebody else."""
-    found: dict[type[Transport], None] = {}
+    found: dict[str, type[Transport]] = {}
     for name, scheme in SCHEMES.items():
         if (
             name in LATER
@@ -45,8 +45,9 @@ def transports() -> list[type[Transport]]:
         module = import_module(f".{scheme.make}", __package__)
         for _, kind in inspect.getmembers(module, inspect.isclass):
             if issubclass(kind, Transport) and kind.__module__ == module.__name__:
-                found[kind] = None
-    return list(found)
+                # A preset under the name of its kind carries what that kind does.
+                found.setdefault(kind.label, kind)
+    return list(found.values())
 
 
 def page() -> str:
@@ -90,7 +91,7 @@ def _limits(kind: type[Transport]) -> dict[str, str]:
     return {
         "private copies": _number(together),
         "visible recipients": _number(kind.max_recipients),
-        "size of a mail": f"{size / 1_048_576:g} MiB" if size else "-",
+        "size of a mail": f"{size / 1_048_576:.3g} MiB" if size else "-",
         "own Message-ID": "yes" if kind.keeps_message_id else "-",
         "keeps until `send_at`": f"{horizon / 86400:.0f} days" if horizon else "-",
         "knows a repeat for": f"{window / 3600:g} h" if window else "-",
