@@ -99,6 +99,16 @@ class Letter:
         """The addresses that stand in one header field."""
         return tuple(r.address for r in self.recipients if r.kind == kind)
 
+    def headers_of(self, only: Recipient | None) -> tuple[tuple[str, str], ...]:
+        """The further fields of one recipient's private copy: its own instead of those by the same
+        name. ``None``: of the mail that all see."""
+        own = self.merge_headers.get(only.email, {}) if only is not None else {}
+        if not own:
+            return self.headers
+        taken = {name.lower() for name in own}
+        kept = [pair for pair in self.headers if pair[0].lower() not in taken]
+        return (*kept, *own.items())
+
     @property
     def inline_parts(self) -> tuple[Part, ...]:
         return tuple(part for part in self.parts if part.disposition == "inline")

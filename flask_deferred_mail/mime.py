@@ -206,7 +206,7 @@ def _envelope_fields(letter: Letter, only: Recipient | None) -> list[Field]:
     fields.append(structured("Date", letter.date))
     fields.append(identifier("Message-ID", letter.message_id))
     fields.append(_MIME_VERSION)
-    fields.extend(_extra(name, value, letter) for name, value in letter.headers)
+    fields.extend(_extra(name, value, letter) for name, value in letter.headers_of(only))
     return fields
 
 

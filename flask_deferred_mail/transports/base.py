@@ -176,6 +176,14 @@ class Transport(ABC):
         """Seconds ahead for which the provider keeps this very letter; ``None``: not at all."""
         return self.schedules_ahead
 
+    def signs(self, *headers: str) -> bool:  # noqa: ARG002
+        """Whether what leaves by it has a DKIM signature over these fields.
+
+        Providers sign what they send; what is sent as it was rendered here is signed here or not
+        at all.
+        """
+        return True
+
     @abstractmethod
     def send(self, call: Call) -> Outcome:
         """Try once to hand the mail over, and say exactly how far it got."""

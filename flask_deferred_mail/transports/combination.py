@@ -72,6 +72,9 @@ class Combination(Transport):
     def keeps_for(self, letter: Letter) -> float | None:
         return _if_all(share.transport.keeps_for(letter) for share in self.shares)
 
+    def signs(self, *headers: str) -> bool:
+        return all(share.transport.signs(*headers) for share in self.shares)
+
     def leaves(self) -> Iterator[Transport]:
         """The members that are no combinations, in the order in which they are written."""
         for share in self.shares:

@@ -17,6 +17,7 @@ from ..outcome import Fate, Outcome
 from .base import Call, Feature, Transport
 from .copies import copies
 from .schemes import Plan
+from .signing import Signer, signer_of
 
 _RULE = "-" * 72
 # Long enough for any header that a person wants to read.
@@ -32,14 +33,21 @@ class ConsoleTransport(Transport):
     features: ClassVar[frozenset[Feature]] = frozenset(Feature)
     label: ClassVar[str] = "console"
 
-    def __init__(self, name: str = "default", *, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "default",
+        *,
+        stream: TextIO | None = None,
+        signer: Signer | None = None,
+    ) -> None:
         super().__init__(name)
+        self.signer = signer
         self._stream = stream
 
     def send(self, call: Call) -> Outcome:
         """Show the mail: in private copies, one for each recipient."""
         call.hand_over()
-        text = "".join(_shown(call.letter, envelope) for _, envelope in copies(call))
+        text = "".join(_shown(call.letter, envelope, self.signer) for _, envelope in copies(call))
         stream = self._stream or sys.stdout
         # A terminal that speaks only ASCII must not make a mail fail.
         encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -50,9 +58,11 @@ class ConsoleTransport(Transport):
         return Outcome.for_all(call.recipients, Fate.ACCEPTED, "")
 
 
-def _shown(letter: Letter, envelope: tuple[Recipient, ...]) -> str:
+def _shown(letter: Letter, envelope: tuple[Recipient, ...], signer: Signer | None) -> str:
     lines = [_RULE]
     lines += [f"{name}: {clean(value, _HEADER)}" for name, value in _headers(letter, envelope)]
+    if signer is not None:
+        lines.append(f"(DKIM): {signer.domain}, selector {signer.selector}")
     lines += ["", *_body(letter)]
     for part in letter.parts:
         name = clean(part.filename or part.content_id or "without a name", 200)
@@ -72,7 +82,8 @@ def _headers(letter: Letter, envelope: tuple[Recipient, ...]) -> Iterator[tuple[
     yield "Subject", letter.subject
     yield "Date", letter.date
     yield "Message-ID", letter.message_id
-    yield from ((clean(name, 100), value) for name, value in letter.headers)
+    headers = letter.headers_of(envelope[0] if letter.private_copies else None)
+    yield from ((clean(name, 100), value) for name, value in headers)
     hidden = [r.email for r in envelope if r.kind == "bcc"]
     if hidden:
         yield "(Bcc)", ", ".join(hidden)
@@ -102,4 +113,4 @@ def _clean_line(line: str) -> str:
 
 def from_plan(plan: Plan) -> ConsoleTransport:
     """``console:``."""
-    return ConsoleTransport(plan.name)
+    return ConsoleTransport(plan.name, signer=signer_of(plan.dkim))

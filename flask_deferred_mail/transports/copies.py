@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..letter import Recipient
+from ..errors import UnsupportedFeature
+from ..letter import Letter, Recipient
 from .base import Call
 
 
@@ -15,3 +16,16 @@ def copies(call: Call) -> list[tuple[Recipient | None, tuple[Recipient, ...]]]:
     if call.letter.private_copies:
         return [(recipient, (recipient,)) for recipient in call.recipients]
     return [(None, call.recipients)]
+
+
+def check_merge_headers(letter: Letter) -> None:
+    """Refuse header fields of each recipient's own where no copies are made.
+
+    :raises UnsupportedFeature: one mail for all of them cannot differ; or a Message-ID, of which
+        the copies have one together.
+    """
+    if letter.merge_headers and not letter.private_copies:
+        raise UnsupportedFeature("merge_headers", "it needs private_copies=True")
+    for own in letter.merge_headers.values():
+        if any(name.lower() == "message-id" for name in own):
+            raise UnsupportedFeature("merge_headers", "all copies have one Message-ID")

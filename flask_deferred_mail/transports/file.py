@@ -21,6 +21,7 @@ from ..outcome import Fate, FaultKind, Outcome, RecipientResult, ServerNote, Tra
 from .base import Call, Feature, ProbeStep, Transport
 from .copies import copies
 from .schemes import Plan
+from .signing import Signer, signer_of
 
 
 class FileTransport(Transport):
@@ -32,8 +33,11 @@ class FileTransport(Transport):
     features: ClassVar[frozenset[Feature]] = frozenset(Feature)
     label: ClassVar[str] = "file"
 
-    def __init__(self, name: str, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, name: str, folder: str | os.PathLike[str], *, signer: Signer | None = None
+    ) -> None:
         super().__init__(name)
+        self.signer = signer
         self.folder = Path(folder)
         self._numbers = itertools.count()
 
@@ -42,7 +46,8 @@ class FileTransport(Transport):
 
     def send(self, call: Call) -> Outcome:
         """Write the mail; of a letter with private copies, one file for each recipient."""
-        contents = [(render(call.letter, only), who) for only, who in copies(call)]
+        sign = self.signer.signed if self.signer else bytes
+        contents = [(sign(render(call.letter, only)), who) for only, who in copies(call)]
         call.hand_over()
         results: list[RecipientResult] = []
         fault = None
@@ -106,4 +111,4 @@ def _all(
 
 def from_plan(plan: Plan) -> FileTransport:
     """``file:``."""
-    return FileTransport(plan.name, plan.url.path)
+    return FileTransport(plan.name, plan.url.path, signer=signer_of(plan.dkim))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..letter import Letter, Recipient
@@ -12,6 +12,7 @@ from ..outcome import Fate, Outcome
 from .base import Call, Feature, Transport
 from .copies import copies
 from .schemes import Plan
+from .signing import Signer, signer_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +23,12 @@ class Kept:
     #: Who gets this copy: one person, if the letter has private copies.
     recipients: tuple[Recipient, ...]
     job_id: int = 0
+    signer: Signer | None = field(default=None, repr=False)
 
     def as_bytes(self) -> bytes:
         """The mail as it would have gone over the wire."""
-        return render(self.letter, self.recipients[0] if self.letter.private_copies else None)
+        mail = render(self.letter, self.recipients[0] if self.letter.private_copies else None)
+        return mail if self.signer is None else self.signer.signed(mail)
 
 
 class InMemoryTransport(Transport):
@@ -34,8 +37,9 @@ class InMemoryTransport(Transport):
     features: ClassVar[frozenset[Feature]] = frozenset(Feature)
     label: ClassVar[str] = "memory"
 
-    def __init__(self, name: str = "default") -> None:
+    def __init__(self, name: str = "default", *, signer: Signer | None = None) -> None:
         super().__init__(name)
+        self.signer = signer
         self._mails: list[Kept] = []
         self._lock = threading.Lock()
 
@@ -53,7 +57,9 @@ class InMemoryTransport(Transport):
     def send(self, call: Call) -> Outcome:
         """Keep the mail; of a letter with private copies, one for each recipient."""
         call.hand_over()
-        taken = [Kept(call.letter, envelope, call.job_id) for _, envelope in copies(call)]
+        taken = [
+            Kept(call.letter, envelope, call.job_id, self.signer) for _, envelope in copies(call)
+        ]
         with self._lock:
             self._mails += taken
         return Outcome.for_all(call.recipients, Fate.ACCEPTED, "")
@@ -61,4 +67,4 @@ class InMemoryTransport(Transport):
 
 def from_plan(plan: Plan) -> InMemoryTransport:
     """``memory:``."""
-    return InMemoryTransport(plan.name)
+    return InMemoryTransport(plan.name, signer=signer_of(plan.dkim))

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigurationError, NotYetAvailable
 from ..rates import limits_from
+from . import signing
 from .base import Transport
 from .classification import faults_of_overriding, overriding
 from .combination import Combination, Share
@@ -40,7 +41,7 @@ def build(name: str, spec: Spec, *, timeout: float | None = None) -> Transport:
     :raises ConfigurationError: lists everything that is wrong with it, without a secret.
     :raises NotYetAvailable: it asks for something that a later release brings.
     """
-    later = _later(spec.url) or _later_beside(spec)
+    later = _later(spec.url)
     if later:
         raise NotYetAvailable(f"transport {name!r}: {later}")
     found = _faults_of_all(spec.url) or list(_faults_beside(spec))
@@ -97,7 +98,7 @@ def faults(url: str) -> list[str]:
 
 def faults_of(spec: Spec) -> list[str]:
     """What is wrong with a transport's whole configuration, as :func:`faults` says it."""
-    later = _later(spec.url) or _later_beside(spec)
+    later = _later(spec.url)
     return [later] if later else _faults_of_all(spec.url) or list(_faults_beside(spec))
 
 
@@ -122,12 +123,6 @@ def _faults_of_all(url: str) -> list[str]:
         for member in members
         for fault in _faults(member.url, member=True)
     ]
-
-
-def _later_beside(spec: Spec) -> str | None:
-    if spec.dkim is not None:
-        return "'dkim' comes with a later release"
-    return None
 
 
 def _later(url: object) -> str | None:
@@ -183,6 +178,8 @@ def _faults_beside(spec: Spec) -> Iterator[str]:
             )
     if spec.classify is not None:
         yield from faults_of_overriding(spec.classify)
+    if spec.dkim is not None:
+        yield from (f"dkim: {fault}" for fault in signing.faults_of(spec.dkim))
 
 
 def _takes(url: TransportURL, part: str) -> bool:

@@ -162,6 +162,7 @@ _USER = ("user", "password")
 _SMTP: dict[str, OptionCheck] = {"cafile": existing_file, "local_hostname": own_name}
 _AUTH: dict[str, OptionCheck] = {"auth": one_of("xoauth2")}
 _TOKEN = frozenset({"token"})
+_DKIM = frozenset({"dkim"})
 _HTTP: dict[str, OptionCheck] = {"endpoint": http_url, "cafile": existing_file}
 _NATIVE: dict[str, OptionCheck] = {"schedule": one_of("native", "queue")}
 _CLASSIFY = frozenset({"classify"})
@@ -173,9 +174,9 @@ SCHEMES: dict[str, Scheme] = {
         "host",
         login=_USER,
         options={"tls": one_of("required", "optional", "none"), **_AUTH, **_SMTP},
-        takes=_TOKEN,
+        takes=_TOKEN | _DKIM,
     ),
-    "smtps": Scheme("smtp", "host", login=_USER, options={**_AUTH, **_SMTP}, takes=_TOKEN),
+    "smtps": Scheme("smtp", "host", login=_USER, options={**_AUTH, **_SMTP}, takes=_TOKEN | _DKIM),
     "gmail": Scheme(
         "smtp_presets",
         "default",
@@ -270,9 +271,9 @@ SCHEMES: dict[str, Scheme] = {
         options=_HTTP,
         takes=_CLASSIFY,
     ),
-    "console": Scheme("console", "nothing"),
-    "file": Scheme("file", "folder"),
-    "memory": Scheme("in_memory", "nothing"),
+    "console": Scheme("console", "nothing", takes=_DKIM),
+    "file": Scheme("file", "folder", takes=_DKIM),
+    "memory": Scheme("in_memory", "nothing", takes=_DKIM),
     "null": Scheme("null", "nothing"),
 }
 

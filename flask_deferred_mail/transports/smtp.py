@@ -8,17 +8,20 @@ a deadline), ``smtp_opening`` (TLS and login), ``smtp_transaction`` (one envelop
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar, cast
 
 from .. import crashpoints
 from ..deadline import Deadline
 from ..errors import ConfigurationError
+from ..letter import Letter, Recipient
 from ..mime import render
 from ..outcome import Outcome
 from .base import Call, Feature, ProbeStep, Transport
+from .copies import check_merge_headers
 from .schemes import Plan
+from .signing import Signer, signer_of
 from .smtp_connection import SmtpConnection
 from .smtp_envelope import Ahead, ahead_of
 from .smtp_opening import CannotOpen, Endpoint, Opening, TlsPolicy, open_connection
@@ -55,14 +58,17 @@ class SmtpTransport(Transport):
     :param connect_timeout: most seconds for one address of the host to answer.
     :param timeout: most seconds for each answer up to the final dot (``MAIL_TIMEOUT``); ``None``:
         the attempt's deadline is the only limit. The answer to the dot has a limit of its own.
+    :param signer: signs each mail (DKIM); ``None``: nobody does here.
     :raises ConfigurationError: a value cannot be used.
     """
 
     #: What MIME has a place for; the rest needs a provider.
     features: ClassVar[frozenset[Feature]] = frozenset(
-        {Feature.ALTERNATIVES, Feature.INLINE, Feature.PART_HEADERS}
+        {Feature.ALTERNATIVES, Feature.INLINE, Feature.PART_HEADERS, Feature.MERGE_HEADERS}
     )
     label = "SMTP"
+    #: The server signs for our domain (DKIM) once that is set up there.
+    server_signs: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -79,8 +85,10 @@ class SmtpTransport(Transport):
         cafile: str | None = None,
         connect_timeout: float = 15.0,
         timeout: float | None = None,
+        signer: Signer | None = None,
     ) -> None:
         super().__init__(name)
+        self.signer = signer
         if timeout is not None:
             connect_timeout = min(connect_timeout, timeout)
         self._endpoint = Endpoint(
@@ -104,6 +112,18 @@ class SmtpTransport(Transport):
         login = " with a login" if self._endpoint.username is not None else ""
         return f"<SmtpTransport {self.name!r}: {self._endpoint}, tls={self._endpoint.tls}{login}>"
 
+    def check(self, letter: Letter) -> None:
+        """Refuse, in the caller, what a mail that is rendered here cannot hold.
+
+        :raises UnsupportedFeature: header fields of each recipient's own where all get one mail,
+            or a Message-ID among them.
+        """
+        super().check(letter)
+        check_merge_headers(letter)
+
+    def signs(self, *headers: str) -> bool:
+        return self.server_signs or (self.signer is not None and self.signer.covers(*headers))
+
     def send(self, call: Call) -> Outcome:
         """Hand over one envelope, on an idle connection if there is one.
 
@@ -118,7 +138,11 @@ class SmtpTransport(Transport):
             # It waits for the body of another mail, which is not coming.
             idle.hang_up()
             idle = pool.take()
-        data = idle.ahead.data if idle is not None and idle.ahead else _rendered(call)
+        data = (
+            idle.ahead.data
+            if idle is not None and idle.ahead
+            else self._rendered(call.letter, call.recipients)
+        )
         if idle is not None:
             # A line that a firewall forgot stays silent: leave time for another connection.
             patience = call.deadline.sooner(max(call.deadline.left(), 0) / 2)
@@ -143,7 +167,7 @@ class SmtpTransport(Transport):
         patience: Deadline | None = None,
     ) -> tuple[Outcome, bool]:
         """The outcome of one transaction, and whether it failed before MAIL was accepted."""
-        following = partial(_following, call)
+        following = partial(self._following, call)
         transaction = Transaction(connection, self._endpoint, call, data, patience, following)
         try:
             outcome = transaction.run()
@@ -155,6 +179,22 @@ class SmtpTransport(Transport):
         else:
             connection.hang_up()
         return outcome, transaction.failed_before_mail
+
+    def _rendered(self, letter: Letter, recipients: Sequence[Recipient]) -> bytes:
+        """The mail to these as it goes over the wire, signed if it is to be."""
+        data = render(letter, recipients[0] if letter.private_copies else None)
+        return data if self.signer is None else self.signer.signed(data)
+
+    def _following(self, call: Call, connection: SmtpConnection) -> Ahead | None:
+        """The next mail of this thread, if its envelope may go along with the end of this one."""
+        if connection.mails + 2 > MAILS_PER_CONNECTION or "PIPELINING" not in connection.extensions:
+            return None
+        upcoming = call.upcoming()
+        if upcoming is None:
+            return None
+        letter, recipients = upcoming
+        data = self._rendered(letter, recipients)
+        return ahead_of(letter, recipients, data, connection.extensions)
 
     def probe(self) -> Iterator[ProbeStep]:
         """Connect, TLS, login, farewell: each step in words, and no mail."""
@@ -199,23 +239,6 @@ class SmtpTransport(Transport):
                 self._pools.pop(other, _NOTHING).abandon()
             pool = self._pools.setdefault(pid, IdleConnections())
         return pool
-
-
-def _rendered(call: Call) -> bytes:
-    letter = call.letter
-    return render(letter, call.recipients[0] if letter.private_copies else None)
-
-
-def _following(call: Call, connection: SmtpConnection) -> Ahead | None:
-    """The next mail of this thread, if its envelope may go along with the end of this one."""
-    if connection.mails + 2 > MAILS_PER_CONNECTION or "PIPELINING" not in connection.extensions:
-        return None
-    upcoming = call.upcoming()
-    if upcoming is None:
-        return None
-    letter, recipients = upcoming
-    data = render(letter, recipients[0] if letter.private_copies else None)
-    return ahead_of(letter, recipients, data, connection.extensions)
 
 
 def _faults(endpoint: Endpoint, auth: str | None) -> Iterator[str]:
@@ -266,4 +289,5 @@ def from_plan(plan: Plan) -> SmtpTransport:
         local_hostname=plan.option("local_hostname"),
         cafile=plan.option("cafile"),
         timeout=plan.timeout,
+        signer=signer_of(plan.dkim),
     )

@@ -23,7 +23,13 @@ SERVERS = {
 M365_CONNECTIONS, M365_RATE = 3, "30/m"
 
 
-class AliyunSmtpTransport(SmtpTransport):
+class PresetTransport(SmtpTransport):
+    """A large provider by SMTP, which signs what it sends."""
+
+    server_signs: ClassVar[bool] = True
+
+
+class AliyunSmtpTransport(PresetTransport):
     """Aliyun DirectMail by SMTP: the login is the sender's address, and only it may send."""
 
     label = "Aliyun DirectMail by SMTP"
@@ -63,7 +69,7 @@ def from_plan(plan: Plan) -> SmtpTransport:
     if plan.option("region"):
         host = f"smtpdm-{plan.option('region')}.aliyun.com"
     by_token = scheme != "aliyun+smtp" and not url.password
-    make = AliyunSmtpTransport if scheme == "aliyun+smtp" else SmtpTransport
+    make = AliyunSmtpTransport if scheme == "aliyun+smtp" else PresetTransport
     transport = make(
         plan.name,
         host,

@@ -113,10 +113,11 @@ def test_all_faults_of_a_configuration_are_told_at_once(make_app: Make) -> None:
         "DEFERRED_MAIL_WEBHOOKS: expected for 'bulk' a dict",
         "'bulk': its URL has the unknown scheme pigeon",
         "'tokens': smtp: has no use for 'token'",
-        "'dkim' comes with a later release",
+        "'signed': dkim: 'domain' should be",
+        "'signed': dkim: needs either 'key'",
     ):
         assert words in faults, words
-    assert len(caught.value.faults) == 8
+    assert len(caught.value.faults) == 9
     assert "secret" not in faults
 
 

@@ -66,6 +66,8 @@ OWNERS: dict[str, frozenset[str]] = {
     "botocore": frozenset({"transports"}),  # finds keys for AWS, and does nothing else
     # Certificates of SNS, over the transports' timed connections.
     **dict.fromkeys(("requests", "urllib3"), frozenset({"transports", "webhooks"})),
+    "dkim": frozenset({"transports"}),  # signs
+    "nacl": frozenset({"transports"}),  # with Ed25519 keys
     "uwsgi": frozenset({"delivery"}),  # asked whether threads run there
 }
 

@@ -70,13 +70,6 @@ def test_what_a_later_release_brings_is_refused_as_such(url):
         build("default", Spec(url))
 
 
-@pytest.mark.parametrize("extra", [{"dkim": {"key": "x"}}])
-def test_signing_comes_later(extra):
-    """Ignoring it would send unsigned mail."""
-    with pytest.raises(NotYetAvailable, match=next(iter(extra))):
-        build("default", Spec("smtp://host", **extra))
-
-
 @pytest.mark.parametrize(
     "url",
     [
