@@ -11,11 +11,15 @@ import pytest
 from flask_deferred_mail.outcome import Fate, Outcome
 from flask_deferred_mail.signals import mail_failed
 from flask_deferred_mail.transports.base import Call
+from flask_deferred_mail.webhooks import aws_fetch
 from tests.support.mail_app import MailApp
 from tests.support.scripted_transport import ScriptedTransport, accept, answer, to
+from tests.support.webhook_fixtures import PROVIDERS, certificate, fixture
 from tests.support.webhook_site import WebhookSite
 
 Make = Callable[..., MailApp]
+#: Reports of which there is no fixture.
+NOT_RECORDED = {("ses", "unsubscribe"), ("resend", "unsubscribe")}
 UNRESOLVED = {"DEFERRED_MAIL_BACKOFF": [0.0]}
 
 
@@ -139,13 +143,36 @@ def test_show_looks_for_what_came_too_early(site: WebhookSite) -> None:
     assert [e["kind"] for e in shown["events"]] == ["delivered"]
 
 
-def test_a_complaint_puts_the_address_on_the_list(site: WebhookSite) -> None:
-    """In the same transaction; the next mail is not sent."""
-    transport = ScriptedTransport(site.app, accept)
-    job = site.app.send()
+@pytest.mark.parametrize(
+    ("provider", "reported"),
+    [
+        (provider, reported)
+        for provider in PROVIDERS
+        for reported in ("complaint", "bounce_hard", "unsubscribe")
+        if (provider, reported) not in NOT_RECORDED
+    ],
+)
+def test_whom_a_provider_reports_gets_no_more_mail(
+    make_app: Make, monkeypatch: pytest.MonkeyPatch, provider: str, reported: str
+) -> None:
+    """Its recorded report, byte for byte; the next mail ends before any call."""
+    monkeypatch.setattr(aws_fetch, "fetch", lambda _url: certificate())
+    site = WebhookSite(make_app, provider)
+    one = fixture(provider, reported)
+
+    def numbered(call: Call) -> Outcome:
+        result = accept(call).results[0]
+        number = one.expect[0]["message_id"]
+        return Outcome((type(result)(result.address, result.fate, "", number),))
+
+    transport = ScriptedTransport(site.app, numbered)
+    before = site.app.send("ann@example.net")
     site.app.sweep()
-    site.report(job, "spam")
-    after = site.app.send()
+    assert site.feed(one) == 200
+    words = {"complaint": "complained", "bounce_hard": "bounced", "unsubscribe": "sent"}
+    assert site.app.statuses(before) == {"ann@example.net": words[reported]}
+    tagged = site.kept(before)[0].event.data.get("tags", []) if reported == "unsubscribe" else []
+    after = site.app.send("ann@example.net", tags=tagged)
     site.app.sweep()
-    assert site.app.statuses(after) == {"ann@example.com": "suppressed"}
+    assert site.app.statuses(after) == {"ann@example.net": "suppressed"}
     assert len(transport.asked) == 1
