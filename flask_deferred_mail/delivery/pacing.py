@@ -147,8 +147,11 @@ class Pacing:
         state = self._known.get(name)
         if state is None or state.back_for is None:
             return None
-        step = int((state.back_for + time.monotonic() - self._read_at) / RAMP_STEP)
-        return Limit(float(2 ** max(step, 0)), 1) if step < RAMP_STEPS else None
+        elapsed = state.back_for + time.monotonic() - self._read_at
+        # Negative where a clock was set back since: that is no reason to go slowly until then.
+        if not 0 <= elapsed < RAMP_STEP * RAMP_STEPS:
+            return None
+        return Limit(float(2 ** int(elapsed / RAMP_STEP)), 1)
 
     # -- how it went ------------------------------------------------------------------------
 

@@ -104,6 +104,23 @@ def test_a_request_that_sends_costs_two_commits(make_app: MakeApp, smtp: SmtpSer
     assert statements == ["INSERT", *ONE_OUTCOME]
 
 
+def test_a_request_costs_two_commits_by_a_limited_transport_too(
+    make_app: MakeApp, smtp: SmtpServer
+) -> None:
+    """Its token is taken with the row."""
+    app = make_app(f"{smtp.url()}&rate=1000/d")
+    app.app.add_url_rule("/", "view", lambda: f"recorded {app.send().id}")
+    _request(app)
+    trace = Trace(app)
+    _request(app)
+    statements = trace.take()
+    paced = ["BEGIN IMMEDIATE", "SELECT", "UPDATE", "INSERT", "COMMIT"]
+    assert statements[:5] == paced
+    assert statements[-5:] == ONE_OUTCOME
+    # And a look once a second at what is known of the transports, at most.
+    assert statements.count("UPDATE") == 2
+
+
 def test_a_list_of_suppressed_addresses_costs_one_look_for_each_mail(
     app: MailApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
