@@ -11,7 +11,7 @@ from importlib import import_module
 
 from .base import Feature, Transport
 from .provider import ProviderTransport
-from .schemes import LATER, SCHEMES
+from .schemes import SCHEMES
 
 _HEAD = """\
 # What each transport can carry
@@ -35,12 +35,8 @@ SendCloud it is one tag, and 10 MiB of files. Templates of Amazon SES go to 50 i
 def transports() -> list[type[Transport]]:
     """Every kind of transport of this package that hands mail to somebody else."""
     found: dict[str, type[Transport]] = {}
-    for name, scheme in SCHEMES.items():
-        if (
-            name in LATER
-            or scheme.place in ("nothing", "folder")
-            or not isinstance(scheme.make, str)
-        ):
+    for scheme in SCHEMES.values():
+        if scheme.place in ("nothing", "folder") or not isinstance(scheme.make, str):
             continue
         module = import_module(f".{scheme.make}", __package__)
         for _, kind in inspect.getmembers(module, inspect.isclass):

@@ -9,14 +9,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-from ..errors import ConfigurationError, NotYetAvailable
+from ..errors import ConfigurationError
 from ..rates import limits_from
 from . import signing
 from .base import Transport
 from .classification import faults_of_overriding, overriding
 from .combination import Combination, Share
 from .combining import Group, member_names, take_apart
-from .schemes import COMMON, LATER, Plan, Scheme, is_host, names, scheme_of
+from .schemes import COMMON, Plan, Scheme, is_host, names, scheme_of
 from .url import TransportURL, URLFault, combination, parse
 
 
@@ -39,11 +39,7 @@ def build(name: str, spec: Spec, *, timeout: float | None = None) -> Transport:
     ``timeout`` is in seconds and the transport's own by default.
 
     :raises ConfigurationError: lists everything that is wrong with it, without a secret.
-    :raises NotYetAvailable: it asks for something that a later release brings.
     """
-    later = _later(spec.url)
-    if later:
-        raise NotYetAvailable(f"transport {name!r}: {later}")
     found = _faults_of_all(spec.url) or list(_faults_beside(spec))
     if found:
         raise ConfigurationError([f"transport {name!r}: {fault}" for fault in found])
@@ -92,14 +88,12 @@ def faults(url: str) -> list[str]:
 
     Nothing is made and no adapter is imported.
     """
-    later = _later(url)
-    return [later] if later else _faults_of_all(url)
+    return _faults_of_all(url)
 
 
 def faults_of(spec: Spec) -> list[str]:
     """What is wrong with a transport's whole configuration, as :func:`faults` says it."""
-    later = _later(spec.url)
-    return [later] if later else _faults_of_all(spec.url) or list(_faults_beside(spec))
+    return _faults_of_all(spec.url) or list(_faults_beside(spec))
 
 
 def _urls(url: str) -> list[str]:
@@ -123,26 +117,6 @@ def _faults_of_all(url: str) -> list[str]:
         for member in members
         for fault in _faults(member.url, member=True)
     ]
-
-
-def _later(url: object) -> str | None:
-    """What the URL asks for that this release does not have, if anything."""
-    if not isinstance(url, str):
-        return None
-    if combination(url):
-        return _later_in(url)
-    scheme = url.strip().partition(":")[0].lower()
-    if scheme in LATER:
-        return f"the scheme {scheme}: comes with a later release"
-    return None
-
-
-def _later_in(url: str) -> str | None:
-    """The same of the members of a combination."""
-    try:
-        return next(filter(None, map(_later, _urls(url))), None)
-    except URLFault:
-        return None
 
 
 def _faults(url: object, *, member: bool = False) -> Iterator[str]:

@@ -276,6 +276,3 @@ SCHEMES: dict[str, Scheme] = {
     "memory": Scheme("in_memory", "nothing", takes=_DKIM),
     "null": Scheme("null", "nothing"),
 }
-
-#: Schemes of the public contract that later releases bring.
-LATER = frozenset({"aliyun", "tencentses"})
