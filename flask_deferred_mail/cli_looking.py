@@ -36,6 +36,7 @@ from .explanation import Evidence
 from .finding import Level
 from .job import JobStatus
 from .store.inspection import Inspection
+from .store.sightings import Sightings
 from .transport_report import transport_reports
 
 
@@ -70,6 +71,8 @@ def status(mail: AppMail, as_json: bool, max_age: float | None, max_pending: int
         print_json(output.status_object(backlog))
     else:
         say(*output.status_lines(backlog, reports.last_seen("sweep"), time.time()))
+        if workers := Sightings(mail.runtime.database).workers():
+            say(f"workers     {output.workers_words(workers)}")
     if passed := output.limits_passed(backlog, max_age, max_pending):
         warn(*passed)
         leave(EXIT_USAGE)

@@ -203,6 +203,13 @@ def seen_words(seen: Sighting | None, now: float) -> str:
     return f"{age} ago, on {clean(seen.host)} (pid {seen.pid})"
 
 
+def workers_words(workers: Sequence[Sighting]) -> str:
+    """How many worker processes there are, and where."""
+    pids = [f"{clean(seen.host)} (pid {seen.pid})" for seen in workers[:4]]
+    more = f" and {len(workers) - 4} more" if len(workers) > 4 else ""
+    return f"{len(workers)} at work, on {', '.join(pids)}{more}"
+
+
 def limits_passed(backlog: Backlog, max_age: float | None, max_pending: int | None) -> list[str]:
     """Which limits of a monitor are passed, one sentence each."""
     passed = []

@@ -16,7 +16,7 @@ from importlib import metadata
 from typing import Any
 
 from .cleaning import clean
-from .cli_output import counted, duration, seen_words
+from .cli_output import counted, duration, seen_words, workers_words
 from .delivery.runtime import OLD_BACKLOG, SWEEPER_MISSING, Runtime
 from .doctor_database import examine_database, examine_savepoints
 from .doctor_suppression import examine_refusals
@@ -26,6 +26,7 @@ from .finding import Finding, Level
 from .settings import DEFAULT, Settings
 from .store.inspection import Inspection
 from .store.reports import Backlog, Sighting
+from .store.sightings import Sightings
 from .store.transport_state import TransportState
 from .transport_report import transport_reports, words
 from .transport_spec import TransportSpec
@@ -99,6 +100,7 @@ def _settings(patient: Patient) -> Iterator[Finding]:
         )
     else:
         yield Finding(Level.OK, "settings", f"mail is from {clean(settings.default_sender.email)}")
+    yield from _rerouted(settings)
     if patient.suppressed:
         yield Finding(
             Level.WARN,
@@ -106,6 +108,22 @@ def _settings(patient: Patient) -> Iterator[Finding]:
             "sending is suppressed: mail is recorded, and stays",
             "unset MAIL_SUPPRESS_SEND (its default is TESTING) where mail is to leave",
         )
+
+
+def _rerouted(settings: Settings) -> Iterator[Finding]:
+    allowed = ", ".join(settings.allowed_recipients)
+    override = ", ".join(address.email for address in settings.override_recipients)
+    if not (allowed or override):
+        return
+    others = f"goes to {clean(override, 200)}" if override else "is refused"
+    what = f"mail to anybody but {clean(allowed, 200)}" if allowed else "all mail"
+    yield Finding(
+        Level.WARN,
+        "settings",
+        f"{what} {others}",
+        "for staging; unset DEFERRED_MAIL_OVERRIDE_RECIPIENTS and DEFERRED_MAIL_ALLOWED_RECIPIENTS "
+        "where mail is to reach everybody",
+    )
 
 
 def _hook(patient: Patient) -> Finding:
@@ -304,6 +322,8 @@ def _queue(patient: Patient) -> Iterator[Finding]:
     age = backlog.oldest_due_seconds
     old = age is not None and age > OLD_BACKLOG
     yield _last_sweep(seen, old, patient.cron_line)
+    if workers := Sightings(patient.runtime.database).workers():
+        yield Finding(Level.OK, "worker", workers_words(workers))
     yield _backlog(backlog, old)
     if backlog.counts["held"]:
         yield Finding(
@@ -324,7 +344,7 @@ def _last_sweep(seen: Sighting | None, old_backlog: bool, cron_line: str) -> Fin
         Level.FAIL if old_backlog else Level.WARN,
         "sweep",
         f"{text}: what the web process does not send, stays",
-        f"crontab: {cron_line}",
+        f"crontab: {cron_line}; or run `flask mail worker` as a service",
     )
 
 

@@ -210,13 +210,16 @@ def _resume(name: str) -> str:
 def _who_sweeps(evidence: Evidence) -> Iterator[str]:
     seen = evidence.sweep
     if seen is None:
-        yield "No sweep has ever been seen here: is the cron line `flask mail sweep` there?"
+        yield (
+            "No sweep has ever been seen here: is the cron line `flask mail sweep` there, or a "
+            "`flask mail worker`?"
+        )
         return
     age = max(0.0, evidence.now.timestamp() - seen.seen_at)
     if age > _SWEEP_MISSED:
         yield (
             f"No sweep has been seen for {duration(age)}: is the cron line `flask mail sweep` "
-            "there?"
+            "there, or a `flask mail worker`?"
         )
     else:
         yield f"The last sweep was seen {duration(age)} ago."

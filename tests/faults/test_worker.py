@@ -6,7 +6,11 @@ Real processes around one table and one mail server; what is shown is the order 
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,6 +24,7 @@ from tests.support.databases import DATABASES, fresh_database
 from tests.support.fault_site import FaultSite, is_gone, kill_and_wait
 from tests.support.smtp_script import Accept, Hang
 from tests.support.waiting import wait_until
+from tests.support.web_server import ROOT
 from tests.support.worker_process import WorkerProcess
 
 MakeSite = Callable[..., FaultSite]
@@ -373,3 +378,60 @@ def test_nothing_is_sent_while_sending_is_suppressed(site: FaultSite, start: Sta
     worker.wait_for_log("sending is suppressed")
     worker.stop()
     assert site.statuses() == {"pending": 1}
+
+
+# -- the parent alone ---------------------------------------------------------------------------
+
+_CRASHES = """
+import logging, os, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+from flask_deferred_mail.delivery import supervisor
+from flask_deferred_mail.sd_notify import ServiceManager
+outcome = supervisor.Supervisor(1, 1.0, ServiceManager({})).run()
+os._exit(outcome if isinstance(outcome, int) else 7)
+"""
+
+
+def test_a_child_that_crashes_at_once_is_started_ever_more_seldom() -> None:
+    """The pauses double, the parent stays, and stops at once when it is told to."""
+    command = [sys.executable, "-c", _CRASHES]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stderr is not None
+        pauses: list[str] = []
+        while len(pauses) < 4:
+            line = parent.stderr.readline()
+            assert line, "the parent ended"
+            pauses += re.findall(r"ended with 7; another one starts in (\S+) s", line)
+        assert pauses == ["0.5", "1.0", "2.0", "4.0"]
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(10) == 0
+
+
+# -- what it tells the service manager ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_service_manager_hears_of_it(site: FaultSite, start: Start, processes: int) -> None:
+    """Ready once the database answers, signs of life, renewed, stopping: by the main process."""
+    name = f"@deferred-mail-test-{os.getpid()}-{processes}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind("\0" + name[1:])
+        listener.settimeout(30)
+        env = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "300000"}
+        worker = start(site, "--processes", str(processes), **env)
+
+        def next_word() -> str:
+            while (word := listener.recv(999).decode().split("\n")[0]) == "WATCHDOG=1":
+                signs.append(word)
+            return word
+
+        signs: list[str] = []
+        assert next_word() == "READY=1"
+        assert len(worker.at_work()) == processes
+        worker.signal(signal.SIGHUP)
+        assert next_word() == "RELOADING=1"
+        assert next_word() == "READY=1"
+        worker.signal(signal.SIGTERM)
+        assert next_word() == "STOPPING=1"
+        assert worker.end() == 0
+        assert signs
