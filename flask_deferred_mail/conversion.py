@@ -23,6 +23,7 @@ from .address import parse_address
 from .cleaning import clean
 from .header_fields import extra_fields
 from .letter import Address
+from .rerouting import pattern_of
 
 Converter = Callable[[Any], Any]
 
@@ -223,6 +224,22 @@ def transport_url(value: Any) -> str:
             "a transport URL such as 'smtp://user:password@mail.example.com', with blanks, '@', "
             "'/', '#' and '?' in user and password percent-encoded"
         )
+def mailboxes(value: Any) -> tuple[Address, ...]:
+    """Several addresses, each once: a list, JSON, or with commas."""
+    return tuple(dict.fromkeys(mailbox(item) for item in _items(value)))
+
+
+def patterns(value: Any) -> tuple[str, ...]:
+    """Addresses, domains, or either with ``*``: a list, JSON, or with commas."""
+    found = [pattern_of(item) if isinstance(item, str) else None for item in _items(value)]
+    if None in found:
+        raise Unfit(
+            "a list of addresses (ann@example.com), domains (example.com) or patterns "
+            "(*@example.com, *.example.com), none of which fits everybody"
+        )
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
     return url
 
 
@@ -266,13 +283,6 @@ def _key(item: Any) -> bytes:
 
 
 _ONE_ALPHABET = bytes.maketrans(b"-_", b"+/")
-
-
-def not_yet(value: Any) -> None:
-    """For a key that a later release brings: empty values pass, anything else is refused."""
-    if value in (False, 0) or (isinstance(value, (Mapping, Sequence)) and not value):
-        return
-    raise Unfit("nothing: what it asks for is not in this release, so leave it out")
 
 
 def _number(value: Any) -> float | None:

@@ -132,6 +132,8 @@ KEYS: tuple[Key, ...] = (
         secret=True,
     ),
     Key(
+    Key("DEFERRED_MAIL_OVERRIDE_RECIPIENTS", conversion.mailboxes, (), "Who gets mail for others."),
+    Key("DEFERRED_MAIL_ALLOWED_RECIPIENTS", conversion.patterns, (), "Who may be mailed at all."),
         "DEFERRED_MAIL_MESSAGE_ID_DOMAIN",
         conversion.domain,
         None,
@@ -150,12 +152,6 @@ KEYS: tuple[Key, ...] = (
         "Encrypt bodies and attachments in the table: the first key encrypts, all decrypt.",
         secret=True,
     ),
-)
-
-#: Names of the public contract that a later release brings: refused, never silently ignored.
-LATER_KEYS: tuple[Key, ...] = tuple(
-    Key(f"DEFERRED_MAIL_{name}", conversion.not_yet, None, "Comes with a later release.", True)
-    for name in ("OVERRIDE_RECIPIENTS", "ALLOWED_RECIPIENTS")
 )
 
 _SENDER = Key("MAIL_DEFAULT_SENDER", conversion.mailbox, None, "From, where a message names none.")
@@ -202,6 +198,9 @@ class Settings:
     default_headers: Mapping[str, str] = field(repr=False)
     message_id_domain: str | None
     on_unsupported: str
+    #: For staging: everybody but ``allowed_recipients`` is replaced by these.
+    override_recipients: tuple[Address, ...]
+    allowed_recipients: tuple[str, ...]
     #: 32 bytes each; the first one encrypts.
     encryption_keys: tuple[bytes, ...] = field(repr=False)
     default_sender: Address | None
@@ -229,8 +228,7 @@ class Settings:
         """
         reader = _Reader(config)
         values = {key.field: reader.value(key) for key in KEYS}
-        for key in (*LATER_KEYS, _SUPPRESS):
-            reader.value(key)
+        reader.value(_SUPPRESS)
         reader.refuse_unknown_keys()
         given = values.pop("database_uri")
         if given is not None and database_elsewhere:
@@ -318,7 +316,7 @@ class _Reader:
 
     def refuse_unknown_keys(self) -> None:
         """Note every ``DEFERRED_MAIL_*`` key that no release knows, with the likeliest one."""
-        known = [key.name for key in (*KEYS, *LATER_KEYS)]
+        known = [key.name for key in KEYS]
         for name in self.config:
             if isinstance(name, str) and name.startswith(PREFIX) and name not in known:
                 close = difflib.get_close_matches(name, known, n=1)

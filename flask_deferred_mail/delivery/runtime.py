@@ -21,6 +21,7 @@ from typing import Protocol
 from ..deadline import Deadline
 from ..job import Job
 from ..letter import Submission
+from ..rerouting import Rerouting
 from ..retry import JITTER, LONGEST_REST
 from ..settings import Settings
 from ..store.changes import Changes
@@ -121,7 +122,10 @@ class Runtime:
             self.routes,
             policy,
             timing,
-            Suppressing(self.suppressions),
+            Suppressing(
+                self.suppressions,
+                Rerouting(settings.override_recipients, settings.allowed_recipients),
+            ),
         )
         self.deliverer = Deliverer(tools, self.leases, listener, context, rng)
         self._transports: dict[str, Transport] = {}

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from ..cleaning import clean
 from ..job import JobRecipient, RecipientStatus
 from ..letter import Letter
 from ..outcome import Fate, Outcome
+from ..rerouting import Rerouting
 from ..store.claims import Claim
 from ..store.suppressions import Suppressions
-from ..suppression import Mailing, Refusal, Suppression, domain_of
+from ..suppression import Mailing, Refusal, domain_of
 
 
 class Suppressing:
     """Leaves recipients out who are on the list, before anything is sent."""
 
-    def __init__(self, suppressions: Suppressions) -> None:
+    def __init__(self, suppressions: Suppressions, rerouting: Rerouting | None = None) -> None:
         self.suppressions = suppressions
+        #: Who may be mailed from here at all (staging).
+        self.rerouting = rerouting or Rerouting()
 
     @property
     def in_use(self) -> bool:
@@ -41,14 +45,32 @@ class Suppressing:
 
         :raises StoreError: the list could not be asked.
         """
-        found = self.suppressions.found(
-            [entry.address for entry in candidates], mailing_of(claim, letter), claim.now()
-        )
+        addresses = [entry.address for entry in candidates]
+        found: dict[str, Listed] = dict(self._not_from_here(addresses))
+        found |= self.suppressions.found(addresses, mailing_of(claim, letter), claim.now())
         if not found:
             return recipients
         return tuple(
             _settled(entry, found, _spoilt(recipients, found, repeatable)) for entry in recipients
         )
+
+    def _not_from_here(self, addresses: Sequence[str]) -> Iterator[tuple[str, Listed]]:
+        """Recipients of rows that were recorded elsewhere: in a copy of another database."""
+        for address in addresses:
+            if not self.rerouting.permits(address):
+                yield address, _NotFromHere(self.rerouting.why_not())
+
+
+class Listed(Protocol):
+    """Why somebody is left out."""
+
+    @property
+    def words(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _NotFromHere:
+    words: str
 
 
 def mailing_of(claim: Claim, letter: Letter) -> Mailing:
@@ -58,7 +80,7 @@ def mailing_of(claim: Claim, letter: Letter) -> Mailing:
 
 
 def _spoilt(
-    recipients: Iterable[JobRecipient], found: dict[str, Suppression], repeatable: bool
+    recipients: Iterable[JobRecipient], found: Mapping[str, Listed], repeatable: bool
 ) -> set[str]:
     """Keys of calls that cannot be repeated as they were: somebody in them is left out now. The
     provider would recognise no other call, and the others in it would get a second copy."""
@@ -67,7 +89,7 @@ def _spoilt(
     return {entry.doubt for entry in recipients if entry.doubt and entry.address in found}
 
 
-def _settled(entry: JobRecipient, found: dict[str, Suppression], spoilt: set[str]) -> JobRecipient:
+def _settled(entry: JobRecipient, found: Mapping[str, Listed], spoilt: set[str]) -> JobRecipient:
     listed = found.get(entry.address)
     if entry.status is RecipientStatus.PENDING and listed is not None:
         return replace(entry, status=RecipientStatus.SUPPRESSED, detail=listed.words)

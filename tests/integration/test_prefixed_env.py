@@ -13,7 +13,7 @@ from flask import Flask
 from flask_deferred_mail import DeferredMail
 from flask_deferred_mail.errors import ConfigurationError
 from flask_deferred_mail.letter import Address
-from flask_deferred_mail.settings import KEYS, LATER_KEYS, SERVER_KEYS
+from flask_deferred_mail.settings import KEYS, SERVER_KEYS
 from flask_deferred_mail.webhook_spec import WebhookSpec
 from tests.support.smtp_server import SmtpServer
 from tests.support.visits import Visits
@@ -44,6 +44,16 @@ EXAMPLES: dict[str, tuple[str, str, Any]] = {
     ),
     "DEFERRED_MAIL_DEFAULT_HEADERS": ('{"X-App": "shop"}', "default_headers", {"X-App": "shop"}),
     "DEFERRED_MAIL_MESSAGE_ID_DOMAIN": ("ids.example.com", "message_id_domain", "ids.example.com"),
+    "DEFERRED_MAIL_OVERRIDE_RECIPIENTS": (
+        "qa@example.com",
+        "override_recipients",
+        (Address("qa@example.com"),),
+    ),
+    "DEFERRED_MAIL_ALLOWED_RECIPIENTS": (
+        '["example.com"]',
+        "allowed_recipients",
+        ("*@example.com",),
+    ),
     "DEFERRED_MAIL_ON_UNSUPPORTED": ("drop", "on_unsupported", "drop"),
     "DEFERRED_MAIL_ENCRYPTION_KEYS": (
         "A" * 43 + "=," + "_" * 42 + "8=",
@@ -162,17 +172,6 @@ def test_suppression_may_be_text(environment: Environment, text: str, kept: bool
     environment.set(MAIL_SUPPRESS_SEND=text, DEFERRED_MAIL_TRANSPORT="null:")
     app = environment.app()
     assert app.extensions["deferred_mail"].for_app(app).suppressed is kept
-
-
-@pytest.mark.parametrize("key", [key.name for key in LATER_KEYS])
-def test_keys_of_later_releases_are_refused(environment: Environment, key: str) -> None:
-    """By name, and without their value; blank text passes."""
-    environment.set(**{key: "to-be-kept-quiet"})
-    with pytest.raises(ConfigurationError, match=key) as caught:
-        environment.app()
-    assert "to-be-kept-quiet" not in str(caught.value)
-    environment.set(**{key: ""})
-    environment.app()
 
 
 def test_all_that_is_wrong_is_told_at_once(environment: Environment) -> None:

@@ -32,7 +32,8 @@ CONVERTERS = {
     "transport_url": conversion.transport_url,
     "host": conversion.host,
     "encryption_keys": conversion.encryption_keys,
-    "not_yet": conversion.not_yet,
+    "mailboxes": conversion.mailboxes,
+    "patterns": conversion.patterns,
 }
 
 
