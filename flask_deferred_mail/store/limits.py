@@ -27,8 +27,7 @@ class Purse:
     limits: Mapping[str, Sequence[Limit]]
     #: Name -> tokens that the transaction has taken; what counts once it has committed.
     taken: dict[str, int] = field(default_factory=dict)
-    #: Seconds until there may be a token again, where the transaction found fewer than it wanted;
-    #: else ``None``. By name.
+    #: Name -> seconds until there may be a token again, of those that have none left.
     waits: dict[str, float] = field(default_factory=dict)
     _found: dict[str, dict[int, Bucket]] = field(default_factory=dict)
     _moment: float = 0.0
@@ -46,11 +45,9 @@ class Purse:
                 limit.seconds: limit.now_in(buckets.get(limit.seconds), self._moment)
                 for limit in limits
             }
-        there = sum(map(self._there, self.limits))
         for name in self.limits:
-            if there < wanted:
-                self.waits[name] = self._wait(name, self._there(name))
-        return min(wanted, there)
+            self._note_wait(name, 0)
+        return min(wanted, sum(map(self._there, self.limits)))
 
     def spend(self, connection: Connection, number: int) -> None:
         """Take the tokens for so many envelopes."""
@@ -61,16 +58,18 @@ class Purse:
                 self.taken[name] = mine
                 left -= mine
             self._write(connection, name, mine)
+            self._note_wait(name, mine)
 
     def _there(self, name: str) -> int:
         return max(0, int(min(bucket.tokens for bucket in self._found[name].values())))
 
-    def _wait(self, name: str, less: int) -> float:
-        """Until there is one more, once those that are there are gone."""
-        return max(
-            limit.wait(Bucket(bucket.tokens - less, bucket.filled_at), self._moment)
-            for limit, bucket in self._pairs(name)
-        )
+    def _note_wait(self, name: str, taken: int) -> None:
+        """Until there is one again, if there is none left."""
+        if self._there(name) <= taken:
+            self.waits[name] = max(
+                limit.wait(Bucket(bucket.tokens - taken, bucket.filled_at), self._moment)
+                for limit, bucket in self._pairs(name)
+            )
 
     def _pairs(self, name: str) -> list[tuple[Limit, Bucket]]:
         return [(limit, self._found[name][limit.seconds]) for limit in self.limits[name]]
