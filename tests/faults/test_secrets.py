@@ -14,6 +14,7 @@ from flask import Flask
 from flask_deferred_mail import DeferredMail
 from flask_deferred_mail.cli import mail_group
 from flask_deferred_mail.errors import ConfigurationError
+from flask_deferred_mail.transports.smtp_token import initial_response
 from tests.support.http_provider import HttpProvider, Reply, accepted_by_sendcloud, unused_port
 from tests.support.mail_app import MailApp
 from tests.support.row_facts import dump
@@ -24,6 +25,8 @@ from tests.support.smtp_server import SmtpServer
 Make = Callable[..., MailApp]
 
 PASSWORD = Secret("shop-user", "Tr0ub4dor&3/p@ss%word:xyzzy")
+TOKEN = Secret("shop@example.com", "ya29.a0AfH6SMBx-NEVERSHOWN")
+TOKEN_SENT = initial_response(TOKEN.user, TOKEN.value)
 KEY = Secret("API_USER_7", "0123456789abcdefKEYKEYKEY")
 COMMANDS = (
     ["doctor"],
@@ -130,6 +133,30 @@ def test_f13_a_later_reply_that_repeats_the_password(
         app.send()
         assert app.sweep().failed == 1
         assert_kept(app, PASSWORD, caplog)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, f"535 5.7.3 you said {TOKEN.value}", f"535 5.7.3 {TOKEN_SENT}", f"535 x{TOKEN_SENT}x"],
+    ids=["plain", "repeated", "as it was sent", "glued"],
+)
+@pytest.mark.parametrize("right", [True, False])
+def test_f13_an_access_token(
+    make_app: Make, caplog: pytest.LogCaptureFixture, answer: str | None, right: bool
+) -> None:
+    """Whether it lets us in or not: it is in no object between two logins, and in no text."""
+    credentials = {TOKEN.user: TOKEN.value if right else "another"}
+    with SmtpServer(
+        tls="starttls", credentials=credentials, auth_mechanisms=("XOAUTH2",)
+    ) as server:
+        server.script("auth", answer)
+        url = server.url(TOKEN.user, "x").replace(":x@", "@")
+        spec = {"url": f"{url}&auth=xoauth2", "token": lambda: TOKEN.value}
+        app = make_app(spec, DEFERRED_MAIL_BACKOFF=[60])
+        app.send()
+        done = app.sweep()
+        assert (done.sent, done.returned) == ((1, 0) if right and not answer else (0, 1))
+        assert_kept(app, TOKEN, caplog)
 
 
 def test_f13_a_server_that_is_not_there(make_app: Make, caplog: pytest.LogCaptureFixture) -> None:
