@@ -25,7 +25,6 @@ from .errors import ConfigurationError, NotCommitted
 from .job import Job
 from .letter import Submission
 from .message import Defaults, Message
-from .request_batch import apart, schedule_together
 from .rerouting import Rerouting, changes_in_words
 from .settings import Settings, suppresses
 from .signal_listener import SignalListener
@@ -64,9 +63,9 @@ class AppMail:
     ) -> None:
         self.app = app
         self.settings = settings
+        self._rerouting = Rerouting(settings.override_recipients, settings.allowed_recipients)
         self._database = database
         self.webhooks = WebhookDesk(settings.webhooks, lambda: self.runtime.tracking)
-        self._rerouting = Rerouting(settings.override_recipients, settings.allowed_recipients)
         self._outbox: list[Message] = []
         self._recordings: list[list[Message]] = []
         self._runtime: Runtime | None = None
@@ -282,6 +281,7 @@ class AppMail:
                 ascii_attachments=settings.ascii_attachments,
             )
         )
+        submission = self._rerouted(submission)
         try:
             transport = self.runtime.transport(submission.transport)
         except ConfigurationError:
@@ -292,6 +292,14 @@ class AppMail:
             submission = replace(submission, letter=transport.fit(submission.letter))
         submission = self._rerouting.checked(submission, transport.check)
         return _left_to_provider(submission, transport.keeps_for(submission.letter))
+
+    def _rerouted(self, submission: Submission) -> Submission:
+        """To those who may be mailed from here (staging), if that is not everybody."""
+        letter = self._rerouting.applied(submission.letter)
+        if letter is submission.letter:
+            return submission
+        log.info("mail for %s goes to %s instead", *changes_in_words(submission.letter, letter))
+        return replace(submission, letter=letter)
 
     def _rendered(self, message: Message) -> Message:
         if message.template is None:
@@ -306,7 +314,6 @@ class AppMail:
         if signals.mail_queued.receivers:
             apart(self.signal, signals.mail_queued, job=job)
 
-        submission = self._rerouted(submission)
     def _keep(self, message: Message, suppressed: bool) -> None:
         for recording in self._recordings:
             recording.append(message)
@@ -318,14 +325,6 @@ class AppMail:
         """Tell receivers, in an app context of their own. Nothing that breaks there matters."""
         try:
             with self.app.app_context():
-    def _rerouted(self, submission: Submission) -> Submission:
-        """To those who may be mailed from here (staging), if that is not everybody."""
-        letter = self._rerouting.applied(submission.letter)
-        if letter is submission.letter:
-            return submission
-        log.info("mail for %s goes to %s instead", *changes_in_words(submission.letter, letter))
-        return replace(submission, letter=letter)
-
                 signals.send(signal, self.app, **details)
         except Exception:
             # Setting the context up and tearing it down is the application's code as well.

@@ -194,6 +194,22 @@ def mailbox(value: Any) -> Address:
     return parse_address(tuple(value) if isinstance(value, list) else value, "address")
 
 
+def mailboxes(value: Any) -> tuple[Address, ...]:
+    """Several addresses, each once: a list, JSON, or with commas."""
+    return tuple(dict.fromkeys(mailbox(item) for item in _items(value)))
+
+
+def patterns(value: Any) -> tuple[str, ...]:
+    """Addresses, domains, or either with ``*``: a list, JSON, or with commas."""
+    found = [pattern_of(item) if isinstance(item, str) else None for item in _items(value)]
+    if None in found:
+        raise Unfit(
+            "a list of addresses (ann@example.com), domains (example.com) or patterns "
+            "(*@example.com, *.example.com), none of which fits everybody"
+        )
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
 def addr_spec(value: Any) -> str:
     """The bare address of a mailbox."""
     return mailbox(value).email
@@ -224,22 +240,6 @@ def transport_url(value: Any) -> str:
             "a transport URL such as 'smtp://user:password@mail.example.com', with blanks, '@', "
             "'/', '#' and '?' in user and password percent-encoded"
         )
-def mailboxes(value: Any) -> tuple[Address, ...]:
-    """Several addresses, each once: a list, JSON, or with commas."""
-    return tuple(dict.fromkeys(mailbox(item) for item in _items(value)))
-
-
-def patterns(value: Any) -> tuple[str, ...]:
-    """Addresses, domains, or either with ``*``: a list, JSON, or with commas."""
-    found = [pattern_of(item) if isinstance(item, str) else None for item in _items(value)]
-    if None in found:
-        raise Unfit(
-            "a list of addresses (ann@example.com), domains (example.com) or patterns "
-            "(*@example.com, *.example.com), none of which fits everybody"
-        )
-    return tuple(dict.fromkeys(filter(None, found)))
-
-
     return url
 
 

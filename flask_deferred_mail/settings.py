@@ -131,9 +131,9 @@ KEYS: tuple[Key, ...] = (
         "Header fields for every mail that does not set them itself.",
         secret=True,
     ),
-    Key(
     Key("DEFERRED_MAIL_OVERRIDE_RECIPIENTS", conversion.mailboxes, (), "Who gets mail for others."),
     Key("DEFERRED_MAIL_ALLOWED_RECIPIENTS", conversion.patterns, (), "Who may be mailed at all."),
+    Key(
         "DEFERRED_MAIL_MESSAGE_ID_DOMAIN",
         conversion.domain,
         None,
@@ -196,11 +196,11 @@ class Settings:
     on_unknown: OnUnknown
     envelope_sender: str | None
     default_headers: Mapping[str, str] = field(repr=False)
-    message_id_domain: str | None
-    on_unsupported: str
     #: For staging: everybody but ``allowed_recipients`` is replaced by these.
     override_recipients: tuple[Address, ...]
     allowed_recipients: tuple[str, ...]
+    message_id_domain: str | None
+    on_unsupported: str
     #: 32 bytes each; the first one encrypts.
     encryption_keys: tuple[bytes, ...] = field(repr=False)
     default_sender: Address | None
