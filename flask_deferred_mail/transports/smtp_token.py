@@ -10,6 +10,7 @@ import base64
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 
 from ..cleaning import clean
@@ -32,7 +33,7 @@ class TokenSource:
 
     def __init__(self, call: Callable[[], str]) -> None:
         self._call = call
-        self._lock = threading.Lock()
+        # Appended to and removed from without a lock, which a fork could copy while it is held.
         self._overdue: list[threading.Thread] = []
 
     def __repr__(self) -> str:
@@ -63,8 +64,7 @@ class TokenSource:
         if failure:
             raise NoToken(f"'token' raised {_in_words(failure[0])}") from None
         if not answer:
-            with self._lock:
-                self._overdue.append(thread)
+            self._overdue.append(thread)
             raise NoToken("'token' gave no access token within the time allowed")
         token = answer[0]
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
@@ -72,11 +72,12 @@ class TokenSource:
         return token
 
     def _refuse_if_many_are_overdue(self) -> None:
-        with self._lock:
-            self._overdue = [thread for thread in self._overdue if thread.is_alive()]
-            count = len(self._overdue)
-        if count >= MAX_OVERDUE:
-            raise NoToken(f"{count} earlier calls of 'token' have not come back")
+        for thread in tuple(self._overdue):
+            if not thread.is_alive():
+                with suppress(ValueError):
+                    self._overdue.remove(thread)
+        if len(self._overdue) >= MAX_OVERDUE:
+            raise NoToken(f"{MAX_OVERDUE} earlier calls of 'token' have not come back")
 
 
 def initial_response(user: str, token: str) -> str:
