@@ -127,6 +127,8 @@ class Transport(ABC):
     limits: tuple[Limit, ...] = ()
     #: Mails that one process sends by it at the same time (``?connections=``); ``None``: no cap.
     connections: int | None = None
+    #: Different mails that may share one request (``?batch=``); ``None``: each has its own.
+    batch: int | None = None
 
     def __init__(self, name: str = "default") -> None:
         self.name = name

@@ -64,8 +64,8 @@ _HEADERS = {
     # What is not compressed cannot grow a thousandfold when it is unpacked.
     "Accept-Encoding": "identity",
 }
-# What a network can do to us. OSError has the timeouts and TLS failures in it.
-_NETWORK = (OSError, HTTPException, HTTPError)
+#: What a network can do to us. OSError has the timeouts and TLS failures in it.
+NETWORK = (OSError, HTTPException, HTTPError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class HttpApiTransport(Transport):
         except HandoverRefused:
             raise
         except Exception as error:
-            if not progress.in_doubt and not isinstance(error, _NETWORK):
+            if not progress.in_doubt and not isinstance(error, NETWORK):
                 raise  # A mistake of ours, and nothing was sent: it must be seen.
             return self._broken(call, progress, error)
         return self._read(call, answer, self._note(progress, answer))
@@ -179,7 +179,7 @@ class HttpApiTransport(Transport):
         host = _host_of(self.endpoint)
         try:
             answer = self._ask(request, progress, lambda: None, _PROBE_SECONDS)
-        except _NETWORK as error:
+        except NETWORK as error:
             yield ProbeStep("connect", False, f"{host}: {_reason(error)}")
             return
         link = progress.tls or "no TLS"
@@ -208,7 +208,7 @@ class HttpApiTransport(Transport):
         try:
             try:
                 return self._exchange(adapter, prepared, progress, hand_over, patience)
-            except _NETWORK:
+            except NETWORK:
                 if progress.fresh or progress.bytes_out:
                     raise
                 # The provider closed a kept connection just when we wanted to use it, and took
@@ -252,7 +252,7 @@ class HttpApiTransport(Transport):
 
     # What came of it
 
-    def _broken(self, call: Call, progress: Progress, error: Exception) -> Outcome:
+    def _broken(self, call: Call, progress: Progress, error: BaseException) -> Outcome:
         """The exchange ended without a status line: what is certain all the same?"""
         host, reason, server = _host_of(self.endpoint), _reason(error), self._note(progress)
         if progress.in_doubt:
@@ -353,7 +353,7 @@ def _read_body(raw: Any) -> tuple[bytes, str]:
             size += len(piece)
             if size > MAX_ANSWER:
                 return b"".join(pieces)[:MAX_ANSWER], f"the answer is over {MAX_ANSWER} bytes long"
-    except _NETWORK as error:
+    except NETWORK as error:
         return b"".join(pieces), f"the answer broke off: {_reason(error)}"
     return b"".join(pieces), ""
 

@@ -1,6 +1,7 @@
 """Postmark: ``postmark://TOKEN@default``, or with ``?stream=`` for another message stream.
 
-Private copies go up to 500 at a time, each with an outcome of its own. Codes are in the body and
+Private copies go up to 500 at a time, each with an outcome of its own; with ``?batch=`` different
+mails do too. Codes are in the body and
 look like HTTP statuses, which they are not. What this provider cannot carry is in
 ``docs/transports/postmark.md``.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from ..letter import Letter, Recipient
 from ..outcome import Fate, Outcome, RecipientResult, ServerNote
 from . import per_item, postmark_request
 from .base import Call, Feature, ProbeStep
+from .batching import BatchingTransport
 from .classification import (
     ACCOUNT_CONFIG,
     MESSAGE_CONFIG,
@@ -34,7 +36,7 @@ from .classification import (
     Verdict,
 )
 from .http_api import Answer
-from .provider import ProviderTransport, Stamp, names_address
+from .provider import Stamp, names_address
 from .schemes import Plan
 
 ENDPOINT = "https://api.postmarkapp.com"
@@ -64,7 +66,7 @@ RULES: tuple[Rule, ...] = (
 _INACTIVE = re.compile(r"inactive addresses:(.*?)(?:\.\s*Inactive recipients|\Z)", re.I | re.S)
 
 
-class PostmarkTransport(ProviderTransport):
+class PostmarkTransport(BatchingTransport):
     """Hands mails to Postmark's ``/email``, ``/email/batch`` and their siblings for templates."""
 
     features: ClassVar[frozenset[Feature]] = frozenset(
@@ -86,6 +88,7 @@ class PostmarkTransport(ProviderTransport):
     private_copies_in_one_call: ClassVar[bool] = True
     max_copies: ClassVar[int | None] = postmark_request.MAX_BATCH
     max_size: ClassVar[int | None] = postmark_request.MAX_MESSAGE
+    max_batch_size: ClassVar[int] = postmark_request.MAX_BATCH_SIZE
     max_tags: ClassVar[int | None] = 1
     label: ClassVar[str] = "Postmark"
     rules: ClassVar[tuple[Rule, ...]] = RULES
@@ -136,12 +139,38 @@ class PostmarkTransport(ProviderTransport):
         self, letter: Letter, recipients: Sequence[Recipient], stamp: Stamp
     ) -> requests.Request:
         path, content = postmark_request.request_of(letter, recipients, stamp, self._stream)
+        return self._post(path, content)
+
+    def _post(self, path: str, content: Any) -> requests.Request:
         headers = {**self._login(), "Content-Type": "application/json"}
         data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
         return requests.Request("POST", self.endpoint + path, headers=headers, data=data)
 
     def _login(self) -> dict[str, str]:
         return {"X-Postmark-Server-Token": self._token, "Accept": "application/json"}
+
+    # Different mails in one request
+
+    def lane_of(self, call: Call) -> Hashable | None:
+        """Those with and those without a template have different paths."""
+        return None if _is_batch(call) else ("template" if call.letter.template_id else "plain")
+
+    def weight_of(self, call: Call) -> int:
+        return postmark_request.weight_of(call.letter)
+
+    def build_batch(self, calls: Sequence[Call], stamps: Sequence[Stamp]) -> requests.Request:
+        pairs = zip(calls, stamps, strict=True)
+        mails = [(call.letter, call.recipients, stamp) for call, stamp in pairs]
+        return self._post(*postmark_request.batch_of(mails, self._stream))
+
+    def parts_of(self, answer: Answer, count: int) -> list[Answer] | None:
+        """Its items, in the order of the mails. Of another number nobody knows whose is which."""
+        items = answer.json()
+        if not answer.ok or not isinstance(items, list):
+            return None
+        if len(items) != count:
+            return [Answer(200, {}, f"{len(items)} answers to {count} mails".encode())] * count
+        return [Answer(200, answer.headers, json.dumps(item).encode()) for item in items]
 
     # The answer
 

@@ -25,8 +25,8 @@ MAX_BATCH = 500
 #: Entries of metadata (ours is one of them); the longest name and value, in characters.
 MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE = 10, 20, 80
 
-# Bytes of all mails of one call: Postmark takes 50 MB, and we can only estimate.
-_BATCH_SIZE = 40_000_000
+#: Bytes of all mails of one call: Postmark takes 50 MB, and we can only estimate.
+MAX_BATCH_SIZE = 40_000_000
 # What we set ourselves, and with it whom the mail is from and for.
 _NOT_EXTRA = frozenset(
     (
@@ -39,11 +39,15 @@ _NOT_EXTRA = frozenset(
 
 def copies_in_one_call(letter: Letter) -> int:
     """How many private copies may travel together."""
+    return max(1, min(MAX_BATCH, MAX_BATCH_SIZE // weight_of(letter)))
+
+
+def weight_of(letter: Letter) -> int:
+    """Bytes of one mail in a call, not too few."""
     texts = sum(len(body.encode()) for body in (letter.text, letter.html) if body)
     values = max((_weight(own) for own in letter.merge_data.values()), default=0)
     # Texts count twice: JSON escapes quotes and line ends.
-    size = letter.size + texts + values + _weight(letter.merge_global_data)
-    return max(1, min(MAX_BATCH, _BATCH_SIZE // size))
+    return letter.size + texts + values + _weight(letter.merge_global_data)
 
 
 def _weight(values: Mapping[str, Any]) -> int:
@@ -68,10 +72,17 @@ def request_of(
     if not is_batch(letter, recipients):
         path = "/email/withTemplate" if template else "/email"
         return path, _mail(letter, recipients, stamp, stream)
-    mails = [_mail(letter, (recipient,), stamp, stream) for recipient in recipients]
-    if template:
-        return "/email/batchWithTemplates", {"Messages": mails}
-    return "/email/batch", mails
+    return batch_of([(letter, (recipient,), stamp) for recipient in recipients], stream)
+
+
+def batch_of(
+    mails: Sequence[tuple[Letter, Sequence[Recipient], Stamp]], stream: str
+) -> tuple[str, Any]:
+    """The path of a call with several mails, and its body. All have a template, or none has."""
+    contents = [_mail(letter, recipients, stamp, stream) for letter, recipients, stamp in mails]
+    if mails[0][0].template_id is not None:
+        return "/email/batchWithTemplates", {"Messages": contents}
+    return "/email/batch", contents
 
 
 def _mail(

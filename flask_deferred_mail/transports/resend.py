@@ -1,16 +1,17 @@
 """Resend (resend.com): ``resend://KEY@default``.
 
-Private copies without files go a hundred at a time, each with an outcome of its own. The
-``Idempotency-Key`` is remembered for a day. What this provider cannot carry is in
-``docs/transports/resend.md``.
+Private copies without files go a hundred at a time, each with an outcome of its own; with
+``?batch=`` different mails do too. The ``Idempotency-Key`` is remembered for a day. What this
+provider cannot carry is in ``docs/transports/resend.md``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import Any, ClassVar
 
 import requests
@@ -19,6 +20,7 @@ from ..letter import Letter, Recipient
 from ..outcome import Fate, Outcome, RecipientResult, ServerNote
 from . import per_item, resend_request
 from .base import Call, Feature, ProbeStep
+from .batching import BatchingTransport
 from .classification import (
     ACCOUNT_CONFIG,
     MESSAGE_CONFIG,
@@ -34,7 +36,7 @@ from .classification import (
     look_up,
 )
 from .http_api import MAX_RETRY_AFTER, Answer
-from .provider import ProviderTransport, Stamp
+from .provider import Stamp
 from .schemes import Plan
 
 ENDPOINT = "https://api.resend.com"
@@ -76,7 +78,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-class ResendTransport(ProviderTransport):
+class ResendTransport(BatchingTransport):
     """Hands mails to Resend's ``/emails`` and ``/emails/batch``."""
 
     features: ClassVar[frozenset[Feature]] = frozenset(
@@ -96,6 +98,7 @@ class ResendTransport(ProviderTransport):
     private_copies_in_one_call: ClassVar[bool] = True
     max_copies: ClassVar[int | None] = resend_request.MAX_BATCH
     max_size: ClassVar[int | None] = resend_request.MAX_MESSAGE
+    max_batch_size: ClassVar[int] = resend_request.MAX_BATCH_SIZE
     keeps_message_id: ClassVar[bool] = False
     idempotency_window: ClassVar[float | None] = 86400.0
     horizon: ClassVar[float | None] = _DAYS_AHEAD * 86400.0
@@ -160,9 +163,12 @@ class ResendTransport(ProviderTransport):
         self, letter: Letter, recipients: Sequence[Recipient], stamp: Stamp
     ) -> requests.Request:
         content = resend_request.content_of(letter, recipients, stamp)
+        return self._post(content, stamp.idempotency_key)
+
+    def _post(self, content: dict[str, Any] | list[dict[str, Any]], key: str) -> requests.Request:
         headers = {**self._login(), "Content-Type": "application/json"}
-        if stamp.idempotency_key:
-            headers["Idempotency-Key"] = stamp.idempotency_key
+        if key:
+            headers["Idempotency-Key"] = key
         path = "/emails"
         if isinstance(content, list):
             path = "/emails/batch"
@@ -173,6 +179,39 @@ class ResendTransport(ProviderTransport):
 
     def _login(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._key}"}
+
+    # Different mails in one request
+
+    def lane_of(self, call: Call) -> Hashable | None:
+        """Neither files nor mails for later may be in a batch."""
+        several = resend_request.is_batch(call.letter, call.recipients)
+        return None if several or call.letter.parts or call.send_at is not None else "plain"
+
+    def weight_of(self, call: Call) -> int:
+        return call.letter.size
+
+    def build_batch(self, calls: Sequence[Call], stamps: Sequence[Stamp]) -> requests.Request:
+        pairs = zip(calls, stamps, strict=True)
+        mails = ((call.letter, call.recipients, stamp) for call, stamp in pairs)
+        # A key would be of no use: no later request has the same mails.
+        return self._post(resend_request.batch_of(mails), "")
+
+    def parts_of(self, answer: Answer, count: int) -> list[Answer] | None:
+        """An id for each mail that was taken, and an error for each of the others."""
+        body = answer.json()
+        data = body.get("data") if answer.ok and isinstance(body, dict) else None
+        if not isinstance(data, list):
+            return None
+        refused = _refused(body.get("errors"), count)
+        words = f"Resend took {len(data)} mails and refused {len(refused)} of {count}"
+        # If the numbers do not add up, nobody knows whose id is whose.
+        taken = iter(data) if len(data) == count - len(refused) else repeat(words)
+        return [
+            _refusal(refused[i])
+            if i in refused
+            else Answer(200, {}, json.dumps(next(taken)).encode())
+            for i in range(count)
+        ]
 
     # The answer
 
@@ -264,7 +303,9 @@ def _items(call: Call, body: Any) -> list[Outcome] | None:
             for r, item in pairs
         ]
     named = [(call.recipients[i], words) for i, words in refused.items()]
-    return taken_items + [per_item.refused(call, r, PERMANENT, words) for r, words in named]
+    return taken_items + [
+        per_item.refused(call, r, PERMANENT, f"Resend: {words}") for r, words in named
+    ]
 
 
 def _refused(errors: object, count: int) -> dict[int, str]:
@@ -273,8 +314,13 @@ def _refused(errors: object, count: int) -> dict[int, str]:
     for error in errors if isinstance(errors, list) else ():
         index = error.get("index") if isinstance(error, dict) else None
         if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < count:
-            found[index] = f"Resend: {_message(error) or 'refused without a reason'}"
+            found[index] = _message(error) or "refused without a reason"
     return found
+
+
+def _refusal(words: str) -> Answer:
+    """What a mail of a batch would have been answered in a request of its own."""
+    return Answer(422, {}, json.dumps({"name": "validation_error", "message": words}).encode())
 
 
 def _message(body: Any) -> str:

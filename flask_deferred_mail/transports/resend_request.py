@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import mimetypes
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -62,8 +62,15 @@ def content_of(
 ) -> dict[str, Any] | list[dict[str, Any]]:
     """The body of the request that mails this letter to these of its recipients."""
     if is_batch(letter, recipients):
-        return [_mail(letter, (recipient,), stamp) for recipient in recipients]
+        return batch_of([(letter, (recipient,), stamp) for recipient in recipients])
     return _mail(letter, recipients, stamp)
+
+
+def batch_of(
+    mails: Iterable[tuple[Letter, Sequence[Recipient], Stamp]],
+) -> list[dict[str, Any]]:
+    """The body of a request with several mails."""
+    return [_mail(letter, recipients, stamp) for letter, recipients, stamp in mails]
 
 
 def _mail(letter: Letter, recipients: Sequence[Recipient], stamp: Stamp) -> dict[str, Any]:

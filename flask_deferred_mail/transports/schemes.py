@@ -151,6 +151,16 @@ def rate(value: str) -> str | None:
     return None if limits_from(value) else EXPECTED
 
 
+def batch_up_to(most: int) -> OptionCheck:
+    """Different mails in one request, of which a provider takes so many."""
+
+    def check(value: str) -> str | None:
+        fits = re.fullmatch(r"[1-9][0-9]{0,3}", value) and 2 <= int(value) <= most
+        return None if fits else f"a whole number from 2 to {most}"
+
+    return check
+
+
 def connections(value: str) -> str | None:
     return None if re.fullmatch(r"[1-9][0-9]{0,2}", value) else "a whole number from 1 to 999"
 
@@ -228,7 +238,7 @@ SCHEMES: dict[str, Scheme] = {
         "default",
         login=("server token",),
         login_required=True,
-        options={"stream": word, **_HTTP},
+        options={"stream": word, "batch": batch_up_to(500), **_HTTP},
         takes=_CLASSIFY,
     ),
     "sendgrid": Scheme(
@@ -244,7 +254,7 @@ SCHEMES: dict[str, Scheme] = {
         "default",
         login=("key",),
         login_required=True,
-        options={**_NATIVE, **_HTTP},
+        options={"batch": batch_up_to(100), **_NATIVE, **_HTTP},
         takes=_CLASSIFY,
     ),
     "brevo": Scheme(
