@@ -6,8 +6,10 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -30,10 +32,11 @@ from .cli_command import (
     warn,
 )
 from .doctor import Patient, examine
+from .doctor_dns import Lookup, NoAnswer, examine_dns, keys_of
 from .errors import StoreError
 from .event_output import event_lines, event_objects
 from .explanation import Evidence
-from .finding import Level
+from .finding import Finding, Level
 from .job import JobStatus
 from .store.inspection import Inspection
 from .store.sightings import Sightings
@@ -172,7 +175,9 @@ def explain(mail: AppMail, id_: int) -> None:
 
 @command("doctor")
 @json_option
-def doctor(mail: AppMail, as_json: bool) -> None:
+@click.option("--dns", is_flag=True, help="Ask DNS for SPF, DKIM, DMARC and MX too.")
+@click.option("--nameserver", metavar="ADDRESS[:PORT]", help="With --dns: whom to ask.")
+def doctor(mail: AppMail, as_json: bool, dns: bool, nameserver: str | None) -> None:
     """Look whether everything is set up.
 
     Goes through settings, database, transports and sweep. Connects to each transport's server, with
@@ -183,7 +188,10 @@ def doctor(mail: AppMail, as_json: bool) -> None:
     Examples:
       flask --app myapp mail doctor
       flask --app myapp mail doctor --json
+      flask --app myapp mail doctor --dns          # what receivers find of the sender's domain
     """
+    if nameserver is not None and not dns:
+        raise click.UsageError("--nameserver is for --dns")
     patient = Patient(
         settings=mail.settings,
         runtime=mail.runtime,
@@ -192,7 +200,7 @@ def doctor(mail: AppMail, as_json: bool) -> None:
         cron_line=_cron_line(),
     )
     findings = []
-    for finding in examine(patient):
+    for finding in chain(examine(patient), _dns(mail, nameserver) if dns else ()):
         findings.append(finding)
         if not as_json:
             say(*output.finding_lines(finding))
@@ -200,6 +208,19 @@ def doctor(mail: AppMail, as_json: bool) -> None:
         print_json([output.finding_object(finding) for finding in findings])
     if any(finding.level is Level.FAIL for finding in findings):
         leave(EXIT_FAULT)
+
+
+def _dns(mail: AppMail, nameserver: str | None) -> Iterator[Finding]:
+    try:
+        lookup = Lookup(nameserver)
+    except ValueError:
+        raise click.UsageError(
+            f"--nameserver: {clean(nameserver or '')} is no IP address"
+        ) from None
+    except NoAnswer as trouble:
+        yield Finding(Level.WARN, "dns", f"not looked at: {trouble}")
+        return
+    yield from examine_dns(mail.settings, keys_of(mail.runtime), lookup)
 
 
 def _cron_line() -> str:

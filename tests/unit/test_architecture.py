@@ -45,9 +45,10 @@ COMMANDS = frozenset({"cli", "cli_command", "cli_sending", "cli_looking", "cli_c
 COMMANDS |= {"cli_tables", "cli_suppress", "cli_transports", "cli_worker"}
 HEIGHT |= dict.fromkeys(COMMANDS, 4)
 HEIGHT |= {"cli_output": 3, "doctor": 3, "doctor_database": 3, "explanation": 3}
+HEIGHT |= {"doctor_dns": 3}
 HEIGHT |= {"doctor_suppression": 3, "transport_report": 3}
 
-_DOORS = frozenset({"extension", "web", "webhook_views", "testing"}) | COMMANDS
+_DOORS = frozenset({"extension", "web", "webhook_views", "testing", "tasks"}) | COMMANDS
 _NETWORK = ("socket", "ssl", "smtplib", "http", "urllib.request", "urllib3", "requests")
 
 #: Library -> the parts that may import it. A library that is not here may be imported nowhere.
@@ -68,6 +69,8 @@ OWNERS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("requests", "urllib3"), frozenset({"transports", "webhooks"})),
     "dkim": frozenset({"transports"}),  # signs
     "nacl": frozenset({"transports"}),  # with Ed25519 keys
+    "dns": frozenset({"doctor_dns"}),
+    **dict.fromkeys(("celery", "rq", "redis"), frozenset({"engines"})),
     "uwsgi": frozenset({"delivery"}),  # asked whether threads run there
 }
 
