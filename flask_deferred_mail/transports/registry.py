@@ -205,6 +205,14 @@ def _faults_of_login(url: TransportURL, scheme: Scheme) -> Iterator[str]:
         missing = [part for part, value in pairs if not value]
         if missing:
             yield f"{url.scheme}: lacks its {' and '.join(missing)}; before the @ goes {form}"
+    if "classify" in scheme.takes:
+        for part, value in zip(names, given, strict=False):
+            # It goes into a header, and what refuses it there would tell it to everybody.
+            if value and not re.fullmatch(r"[!-~]+", value):
+                yield (
+                    f"{url.scheme}: its {part} holds a blank, a line break or another character "
+                    "that no provider puts into one; was more copied than the key?"
+                )
 
 
 def _faults_of_options(url: TransportURL, scheme: Scheme, *, member: bool) -> Iterator[str]:

@@ -156,3 +156,21 @@ def test_an_adapter_is_imported_when_it_is_chosen():
         "assert 'flask_deferred_mail.transports.sendcloud' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "resend://s3cr3t%0A@default",
+        "postmark://%20s3cr3t@default",
+        "brevo://s3cr3t%E4%B8%AD@default",
+        "ses://AKIA:s3cr3t%0D@eu-west-1",
+        "sendcloud://user:s3cr3t%20@default",
+    ],
+)
+def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(url):
+    """It is named by its kind; the library that refuses the header would show the key."""
+    found = faults(url)
+    assert len(found) == 1
+    assert "holds a blank, a line break" in found[0]
+    assert "s3cr3t" not in found[0]
