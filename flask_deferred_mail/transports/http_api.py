@@ -200,7 +200,7 @@ class HttpApiTransport(Transport):
         patience: float,
     ) -> Answer:
         """Post, and wait ``patience`` seconds for the answer once everything is out."""
-        prepared = request.prepare()
+        prepared = _prepared(request)
         prepared.headers.update(_HEADERS)
         kept = self._connections()
         adapter = kept.take()
@@ -356,6 +356,16 @@ def _read_body(raw: Any) -> tuple[bytes, str]:
     except NETWORK as error:
         return b"".join(pieces), f"the answer broke off: {_reason(error)}"
     return b"".join(pieces), ""
+
+
+def _prepared(request: requests.Request) -> requests.PreparedRequest:
+    try:
+        return request.prepare()
+    except requests.exceptions.InvalidHeader:
+        # Its words hold the header, which may be the one with the key.
+        raise requests.exceptions.InvalidHeader(
+            "a header of the request cannot be sent; is there a line break in a key?"
+        ) from None
 
 
 def _as_bytes(body: Any) -> bytes:

@@ -97,3 +97,13 @@ def test_without_botocore_the_chain_is_refused_with_advice(monkeypatch):
     with pytest.raises(ConfigurationError, match=r"flask-deferred-mail\[ses\]"):
         built("ses://us-east-1")
     built("ses://AKIA:hush@us-east-1")
+
+
+def test_a_token_with_a_line_break_is_not_shown(monkeypatch):
+    """The library refuses the header, and would say so with the header in it."""
+    in_environment(monkeypatch, "ASIA1", "hush-hush\n")
+    ses = built("ses://us-east-1?endpoint=http://127.0.0.1:1")
+    outcome = send(ses)
+    steps = list(ses.probe())
+    assert "line break" in outcome.detail
+    assert "hush-hush" not in f"{outcome} {steps}"
