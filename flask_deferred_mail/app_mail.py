@@ -6,12 +6,11 @@ Nothing here imports Flask: the extension hands in the app and the request's env
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,10 +20,12 @@ from . import signals
 from .delivery.dispatcher import Ticket
 from .delivery.runtime import Runtime
 from .dispatched import snapshot
-from .errors import ConfigurationError, NotCommitted
+from .engines.registry import engine_for
+from .errors import ConfigurationError, NotCommitted, StoreError
 from .job import Job
 from .letter import Submission
 from .message import Defaults, Message
+from .request_batch import apart, schedule_together
 from .rerouting import Rerouting, changes_in_words
 from .settings import Settings, suppresses
 from .signal_listener import SignalListener
@@ -48,6 +49,8 @@ class App(Protocol):
     debug: bool
 
     @property
+    def extensions(self) -> dict[str, Any]: ...
+    @property
     def config(self) -> Mapping[str, Any]: ...
     @property
     def jinja_env(self) -> Any: ...
@@ -65,6 +68,8 @@ class AppMail:
         self.settings = settings
         self._rerouting = Rerouting(settings.override_recipients, settings.allowed_recipients)
         self._database = database
+        #: Who is told of due mail, where this process does not send itself.
+        self.engine = engine_for(app, settings)
         self.webhooks = WebhookDesk(settings.webhooks, lambda: self.runtime.tracking)
         self._outbox: list[Message] = []
         self._recordings: list[list[Message]] = []
@@ -94,12 +99,15 @@ class AppMail:
 
     def _made_runtime(self) -> Runtime:
         listener = SignalListener(self.signal, lambda job_id: self.runtime.jobs.get(job_id))
-        if self._database is None:
-            return Runtime(self.settings, self.app.app_context, listener)
-        with self.app.app_context():
-            database, engine = self._database.open(), self._database.engine()
+        database = engine = None
+        if self._database is not None:
+            with self.app.app_context():
+                database, engine = self._database.open(), self._database.engine()
         runtime = Runtime(self.settings, self.app.app_context, listener, database)
-        runtime.outbox.engine = engine
+        if engine is not None:
+            runtime.outbox.engine = engine
+        if self.engine is not None:
+            runtime.hand_over_by(self._dispatch, self.engine.release)
         return runtime
 
     @property
@@ -122,6 +130,7 @@ class AppMail:
         submission = self._submission(message)
         runtime, suppressed = self.runtime, self.suppressed
         hook = _hook(environ, suppressed)
+        self._ready(hook)
         soon = hook is not None and _due_now(submission)
         lease = None
         if soon and self._may_lease(submission):
@@ -143,6 +152,7 @@ class AppMail:
         messages = [self._rendered(message) for message in messages]
         submissions = [self._submission(message) for message in messages]
         suppressed = self.suppressed
+        self._ready(_hook(environ, suppressed))
         added = self.runtime.jobs.add_many(submissions) if submissions else []
         self._arrange(messages, submissions, added, environ, suppressed)
         return [one.job for one in added]
@@ -166,6 +176,7 @@ class AppMail:
 
         if not submissions:
             return [], None
+        self._ready(_hook(environ, suppressed))
         batch = self.runtime.outbox.add(session, submissions, committed)
         return [one.job for one in batch.added], batch
 
@@ -255,18 +266,32 @@ class AppMail:
             dispatcher = self.runtime.dispatcher
             ticket = Ticket(job.id, transport=job.transport)
             hook.append(partial(dispatcher.ring, ticket))
-        elif self.settings.dispatch == "inline":
-            self._schedule_inline(hook, job.id)
+        elif self.engine is not None or self.settings.dispatch == "inline":
+            schedule_together(hook, self.runtime, job.id)
 
-    def _schedule_inline(self, hook: list[Any], job_id: int) -> None:
-        # One callable for all mails of a request: they share its time budget. It is looked for in
-        # the list that will be run, so one that has run takes no more mail.
-        mine = (c for c in hook if isinstance(c, _Batch) and c.state is self)
-        batch = next(mine, None)
-        if batch is None:
-            batch = _Batch(self)
-            hook.append(batch)
-        batch.job_ids.append(job_id)
+    def _ready(self, hook: list[Any] | None) -> None:
+        """Look, before a mail is recorded, whether there is an engine to tell of it.
+
+        :raises ConfigurationError: there is none.
+        """
+        if hook is not None and self.engine is not None:
+            self.engine.ready()
+
+    def _dispatch(self, job_ids: list[int]) -> None:
+        """Tell the engine, in the thread that talks to it."""
+        assert self.engine is not None
+        with self.app.app_context():
+            self.engine.dispatch(job_ids)
+
+    def deliver_handed(self, job_ids: list[int]) -> None:
+        """Attempt mails in a worker of the engine; what cannot be done is left to the sweep."""
+        if self.suppressed:
+            log.warning("sending is suppressed: %d mails stay", len(job_ids))
+            return
+        try:
+            apart(self.runtime.deliver_handed, job_ids)
+        except StoreError as error:
+            log.error("mail %s: %s; left to the sweep", job_ids, error)
 
     def _submission(self, message: Message) -> Submission:
         """The message, checked, and refused here if its transport cannot carry it."""
@@ -339,25 +364,6 @@ class AppMail:
             yield messages
         finally:
             self._recordings = [r for r in self._recordings if r is not messages]
-
-
-class _Batch:
-    """The mails of one request that its closing is to send."""
-
-    def __init__(self, state: AppMail) -> None:
-        self.state = state
-        self.job_ids: list[int] = []
-
-    def __call__(self) -> None:
-        apart(self.state.runtime.deliver_inline, self.job_ids)
-
-
-def apart(work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Run something away from the request: receivers and transports must not see one by chance.
-
-    In a sender thread there is none; in the view, an app context pushed on top would not hide it.
-    """
-    return contextvars.Context().run(work, *args, **kwargs)
 
 
 def _hook(environ: dict[str, Any] | None, suppressed: bool) -> list[Any] | None:

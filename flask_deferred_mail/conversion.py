@@ -130,6 +130,36 @@ def one_of(*words: str, later: Sequence[str] = ()) -> Callable[[Any], str]:
     return convert
 
 
+#: Engine -> the modules that it needs.
+_ENGINES = {"celery": ("celery",), "rq": ("rq", "redis")}
+_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def dispatch(value: Any) -> str:
+    """Who sends: one of our words, an engine whose library is here, or ``module:function``."""
+    given = value.strip() if isinstance(value, str) else ""
+    if _OBJECT.fullmatch(given):
+        return given
+    try:
+        word = one_of("thread", "inline", "none", *_ENGINES)(given)
+    except Unfit as unfit:
+        raise Unfit(f"{unfit} or 'package.module:function'") from None
+    if any(importlib.util.find_spec(module) is None for module in _ENGINES.get(word, ())):
+        raise Unfit(
+            f"something else while the library of {word!r} is missing (pip install "
+            f"'flask-deferred-mail[{word}]')"
+        )
+    return word
+
+
+def redis_url(value: Any) -> str:
+    """The URL of a Redis server."""
+    given = text(value).strip()
+    if not re.match(r"(rediss?://[^/\s]|unix://\S)", given):
+        raise Unfit("a URL like redis://host:6379/0?queue=default")
+    return given
+
+
 def table(value: Any) -> Mapping[str, Any]:
     """A mapping whose keys are text, also as a JSON object."""
     if isinstance(value, str):

@@ -68,11 +68,12 @@ KEYS: tuple[Key, ...] = (
     Key("DEFERRED_MAIL_WEBHOOKS", webhook_table, {}, "Whose reports come in.", secret=True),
     Key(
         "DEFERRED_MAIL_DISPATCH",
-        conversion.one_of("thread", "inline", "none", later=("celery", "rq")),
+        conversion.dispatch,
         "thread",
-        "Who sends once the response is out: a thread, the closing request itself, or nobody.",
+        "Who sends once the response is out: a thread, the closing request, nobody, an engine.",
         refuses_none=True,
     ),
+    Key("DEFERRED_MAIL_RQ", conversion.redis_url, None, "RQ's Redis and queue.", secret=True),
     Key(
         "DEFERRED_MAIL_SENDER_THREADS",
         conversion.whole_number(1, 64),
@@ -184,6 +185,7 @@ class Settings:
     #: Name -> what proves a provider's reports; each has its provider.
     webhooks: Mapping[str, WebhookSpec]
     dispatch: str
+    rq: str | None = field(repr=False)
     sender_threads: int
     lease: float
     #: See :meth:`attempt_deadline` for what a mail of some size gets.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, request
 
-from .app_mail import AppMail, apart
+from .app_mail import AppMail
+from .request_batch import apart
 from .webhooks.receiver import LARGEST, WebhookRequest
 
 BLUEPRINT = Blueprint("deferred_mail_webhooks", __name__)

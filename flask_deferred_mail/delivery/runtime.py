@@ -41,6 +41,7 @@ from ..transports.base import Transport
 from .allowance import Allowance
 from .attempt import Delivered, Deliverer, Listener
 from .dispatcher import Dispatcher
+from .handover import Dispatch, HandOver
 from .learning import Learner
 from .leases import LeaseKeeper, Phase
 from .ledger import Timing, Tools
@@ -132,6 +133,8 @@ class Runtime:
         self._lock = threading.Lock()
         self._dispatcher: Dispatcher | None = None
         self._dispatcher_lock = threading.Lock()
+        #: Where mail is handed over to somebody else's queue.
+        self.handover: HandOver | None = None
         self._next_backlog_check = time.monotonic() + _BACKLOG_CHECK
 
     def transport(self, name: str) -> Transport:
@@ -168,6 +171,11 @@ class Runtime:
         )
         atexit.register(self._at_exit, dispatcher)
         return dispatcher
+
+    def hand_over_by(self, dispatch: Dispatch, release: Callable[[], None]) -> None:
+        """From now on, an engine is told which mail is due."""
+        self.handover = HandOver(dispatch, release, usable=_threads_run())
+        atexit.register(self._at_exit, self.handover)
 
     def sweep(
         self,
@@ -248,11 +256,21 @@ class Runtime:
             self.deliver_now(job_id, budget)
         self._after_each()
 
+    def deliver_handed(self, job_ids: list[int]) -> None:
+        """Attempt mails that an engine was told of, as far as they are due and nobody's.
+
+        :raises StoreError: the database failed.
+        """
+        for job_id in job_ids:
+            self.deliver_now(job_id)
+        self._after_each()
+
     def close(self) -> None:
         """End the threads and let go of connections; for tests and scripts that make many apps."""
-        if self._dispatcher is not None:
-            self._dispatcher.shut_down(DRAIN_AT_EXIT)
-            atexit.unregister(self._at_exit)
+        for ending in (self._dispatcher, self.handover):
+            if ending is not None:
+                ending.shut_down(DRAIN_AT_EXIT)
+        atexit.unregister(self._at_exit)
         self.leases.stop()
         self.allowance.give_back()
         self.close_transports()
@@ -283,9 +301,9 @@ class Runtime:
             )
             self.listener.backlog(oldest)
 
-    def _at_exit(self, dispatcher: Dispatcher) -> None:
+    def _at_exit(self, ending: Dispatcher | HandOver) -> None:
         if os.getpid() == self.pid:
-            dispatcher.shut_down(DRAIN_AT_EXIT)
+            ending.shut_down(DRAIN_AT_EXIT)
 
 
 def _threads_run() -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from werkzeug.test import EnvironBuilder
 
-from flask_deferred_mail import Job
+from flask_deferred_mail import Job, conversion
 from flask_deferred_mail.delivery import runtime as runtime_module
 from flask_deferred_mail.errors import ConfigurationError
 from flask_deferred_mail.job import JobStatus
@@ -225,7 +225,7 @@ def test_inline_keeps_a_broken_database_from_the_server(
     assert app.sweep().sent == 1
 
 
-# --- none, and what is not there yet ---------------------------------------------------------
+# --- none, and what is not installed ---------------------------------------------------------
 
 
 def test_none_only_records(make_app: Make, smtp: SmtpServer) -> None:
@@ -239,10 +239,18 @@ def test_none_only_records(make_app: Make, smtp: SmtpServer) -> None:
     assert app.sweep().sent == 2
 
 
-@pytest.mark.parametrize("engine", ["celery", "rq"])
-def test_engines_are_refused_until_they_are_there(make_app: Make, engine: str) -> None:
-    """By name, at ``init_app``."""
-    with pytest.raises(ConfigurationError, match=f"'{engine}' comes with a later release"):
+@pytest.mark.parametrize(("engine", "library"), [("celery", "celery"), ("rq", "redis")])
+def test_an_engine_without_its_library_is_refused(
+    make_app: Make, monkeypatch: pytest.MonkeyPatch, engine: str, library: str
+) -> None:
+    """By name, at ``init_app``, with the extra to install."""
+    is_there = conversion.importlib.util.find_spec
+    monkeypatch.setattr(
+        conversion.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == library else is_there(name, *rest),
+    )
+    with pytest.raises(ConfigurationError, match=rf"flask-deferred-mail\[{engine}\]"):
         make_app("null:", DEFERRED_MAIL_DISPATCH=engine)
 
 

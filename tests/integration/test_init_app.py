@@ -95,7 +95,7 @@ def test_all_faults_of_a_configuration_are_told_at_once(make_app: Make) -> None:
         make_app(
             "smtp://mail.example.com?tls=perhaps",
             DEFERRED_MAIL_LEESE=60,
-            DEFERRED_MAIL_DISPATCH="celery",
+            DEFERRED_MAIL_DISPATCH="celeri",
             DEFERRED_MAIL_SENDER_THREADS=0,
             DEFERRED_MAIL_WEBHOOKS={"bulk": "secret"},
             DEFERRED_MAIL_TRANSPORTS={

@@ -39,6 +39,7 @@ HEIGHT = {
     "extension": 3,
 }
 HEIGHT |= dict.fromkeys(("webhook_desk", "webhook_views", "event_output", "doctor_webhooks"), 3)
+HEIGHT |= dict.fromkeys(("engines", "tasks", "request_batch"), 3)
 HEIGHT |= {"__init__": 4, "cli": 4, "web": 4, "testing": 4, "migrations": 4}
 #: The commands, and what they print: the only modules that know click.
 COMMANDS = frozenset({"cli", "cli_command", "cli_sending", "cli_looking", "cli_changing"})

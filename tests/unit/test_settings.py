@@ -154,8 +154,10 @@ def test_none_and_blank_text_mean_not_set(name, blank):
 WRONG = [
     ("DISPATCH", "threads", "'thread' or 'inline' or 'none'"),
     ("DISPATCH", None, "'none'"),
-    ("DISPATCH", "celery", "later release"),
-    ("DISPATCH", "rq", "later release"),
+    ("DISPATCH", "celeri", "'celery' or 'rq' or 'package.module:function'"),
+    ("DISPATCH", "site.tasks:", "'package.module:function'"),
+    ("RQ", "localhost:6379", "redis://host:6379"),
+    ("RQ", "http://user:hunter2@localhost", "redis://host:6379"),
     ("SENDER_THREADS", 0, "whole number from 1"),
     ("SENDER_THREADS", 1.5, "whole number"),
     ("SENDER_THREADS", True, "whole number"),

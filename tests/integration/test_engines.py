@@ -1,0 +1,348 @@
+"""Celery and RQ as engines, with real brokers and workers; and brokers that are down or silent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from rq import Queue
+
+from flask_deferred_mail import Job, tasks
+from flask_deferred_mail.delivery import handover
+from flask_deferred_mail.engines.celery import TASK
+from flask_deferred_mail.errors import ConfigurationError
+from tests.support import brokers
+from tests.support.brokers import BROKERS, Workers, require_broker
+from tests.support.engine_app import celery_for
+from tests.support.mail_app import MailApp
+from tests.support.smtp_server import SmtpServer
+from tests.support.visits import Visits
+from tests.support.waiting import wait_until
+
+Make = Callable[..., MailApp]
+
+HELLO: dict[str, Any] = {"subject": "Hello", "recipients": ["ann@example.com"], "body": "Hi\n"}
+
+both_brokers = pytest.mark.parametrize("broker", BROKERS)
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Workers]:
+    """Starts workers of the application in this test's folder."""
+    with ExitStack() as stack:
+        yield Workers(tmp_path, stack)
+
+
+def send(app: MailApp, **fields: Any) -> Callable[[], Job]:
+    """What a view does."""
+    return lambda: app.mail.send_after_response(**HELLO, **fields)
+
+
+def with_celery(make_app: Make, transport: str, broker: str, queue: str, **config: Any) -> MailApp:
+    """An app whose Celery has that broker, as Flask's own page about Celery shows."""
+    app = make_app(transport, DEFERRED_MAIL_DISPATCH="celery", **config)
+    app.app.extensions["celery"] = celery_for("web", broker, queue)
+    return app
+
+
+def publish(app: MailApp, *messages: tuple[Any, ...]) -> None:
+    """Messages to the task, as anybody could write them."""
+    celery = app.app.extensions["celery"]
+    with celery.connection_for_write() as connection:
+        for arguments in messages:
+            celery.send_task(TASK, args=arguments, connection=connection)
+
+
+def handed_over(app: MailApp) -> None:
+    """Wait until nothing is to be handed over."""
+    assert app.runtime.handover is not None
+    wait_until(lambda: app.runtime.handover.pending == 0)
+
+
+def is_sent(app: MailApp, *jobs: Job) -> bool:
+    return all(app.job(job).status == "sent" for job in jobs)
+
+
+# --- Celery ----------------------------------------------------------------------------------
+
+
+@both_brokers
+def test_a_celery_worker_sends_each_mail_once(
+    make_app: Make, smtp: SmtpServer, workers: Workers, broker: str
+) -> None:
+    """Doubled, strange and early messages change nothing; what is due is sent by the worker."""
+    url = require_broker(broker)
+    worker = workers.celery(url, FLASK_DEFERRED_MAIL_TRANSPORT=smtp.url())
+    app = with_celery(make_app, smtp.url(), url, workers.queue)
+    visit = Visits(app.app)
+    later = visit(send(app, delay=3600))
+    publish(app, ("x",), ([None, -1, 2**70, True],), (99_999,), (), ({"a": 1}, 2), (later.id,))
+    first = visit(send(app))
+    many = visit(lambda: app.mail.send_many([HELLO] * 45))
+    wait_until(lambda: is_sent(app, first, *many), timeout=30)
+    publish(app, *[([first.id, first.id],)] * 3)
+    last = visit(send(app))
+    wait_until(lambda: is_sent(app, last), timeout=30)
+    worker.stop()
+    assert len(smtp.messages) == 47
+    assert app.outcomes(first) == ["sent"]
+    assert app.job(later).attempts == 0
+    said = worker.log.read_text()
+    assert "Traceback" not in said
+    assert "a message held 4 things that are no mail" in said
+    # One message of its own for each of the single mails, three for the 45.
+    received = said.count(f"Task {TASK}[") - said.count(" succeeded in")
+    assert received == 6 + 1 + 3 + 3 + 1
+
+
+def test_a_celery_worker_that_is_killed_leaves_its_mail_to_the_sweep(
+    make_app: Make, smtp: SmtpServer, workers: Workers
+) -> None:
+    """The lease ends by itself; the message that Redis gives to nobody any more is not needed."""
+    url = require_broker("redis")
+    smtp.hold("rcpt")
+    worker = workers.celery(
+        url, FLASK_DEFERRED_MAIL_TRANSPORT=smtp.url(), FLASK_DEFERRED_MAIL_LEASE="1"
+    )
+    app = with_celery(make_app, smtp.url(), url, workers.queue, DEFERRED_MAIL_LEASE=1)
+    job = Visits(app.app)(send(app))
+    smtp.wait_held("rcpt", timeout=30)
+    assert app.sweep().claimed == 0
+    worker.kill()
+    smtp.release("rcpt")
+    wait_until(lambda: app.sweep().sent == 1)
+    assert [len(smtp.messages), app.job(job).status] == [1, "sent"]
+
+
+@both_brokers
+def test_a_message_that_comes_after_the_sweep_sends_nothing(
+    make_app: Make, smtp: SmtpServer, workers: Workers, broker: str
+) -> None:
+    """It waited in the broker while there was no worker."""
+    url = require_broker(broker)
+    app = with_celery(make_app, smtp.url(), url, workers.queue)
+    visit = Visits(app.app)
+    early = visit(send(app))
+    handed_over(app)
+    assert app.sweep().sent == 1
+    worker = workers.celery(url, FLASK_DEFERRED_MAIL_TRANSPORT=smtp.url())
+    late = visit(send(app))
+    wait_until(lambda: is_sent(app, late), timeout=30)
+    worker.stop()
+    assert app.outcomes(early) == ["sent"]
+    assert len(smtp.messages) == 2
+
+
+def test_an_eager_celery_sends_after_the_response(make_app: Make, smtp: SmtpServer) -> None:
+    """``task_always_eager`` runs the task in our thread, not inside ``close()``."""
+    smtp.hold("dot")
+    app = with_celery(make_app, smtp.url(), "redis://127.0.0.1:9/0", "nobody")
+    app.app.extensions["celery"].conf.task_always_eager = True
+    job = Visits(app.app)(send(app))
+    smtp.wait_held("dot")
+    assert app.job(job).status == "sending"
+    smtp.release("dot")
+    wait_until(lambda: is_sent(app, job))
+
+
+def test_mail_in_a_session_is_handed_over_when_it_is_committed(
+    make_app: Make, smtp: SmtpServer
+) -> None:
+    """And not at all when the transaction is rolled back."""
+    from flask_sqlalchemy import SQLAlchemy
+
+    from flask_deferred_mail import DeferredMail
+
+    app = make_app("null:").app
+    site, db = type(app)("joined", instance_path=app.instance_path), SQLAlchemy()
+    site.config.update(
+        SQLALCHEMY_DATABASE_URI="sqlite:///site.sqlite3",
+        MAIL_DEFAULT_SENDER="shop@example.com",
+        DEFERRED_MAIL_TRANSPORT=smtp.url(),
+        DEFERRED_MAIL_DISPATCH="celery",
+    )
+    celery = site.extensions["celery"] = Celery("joined", set_as_current=False)
+    celery.conf.task_always_eager = True
+    db.init_app(site)
+    mail = DeferredMail(site, db=db, join_session=True)
+    with site.app_context():
+        db.create_all()
+    visit = Visits(site)
+
+    def view(end: str) -> Callable[[], int]:
+        def work() -> int:
+            job = mail.send_after_response(**HELLO)
+            getattr(db.session, end)()
+            return job.id
+
+        return work
+
+    visit(view("rollback"))
+    visit(view("commit"))
+    smtp.wait_for(1)
+    runtime = mail.for_app(site).runtime
+    wait_until(lambda: runtime.handover.pending == 0)
+    assert len(smtp.messages) == 1
+    runtime.close()
+
+
+# --- RQ --------------------------------------------------------------------------------------
+
+
+def test_an_rq_worker_sends_each_mail_once(
+    make_app: Make, smtp: SmtpServer, workers: Workers
+) -> None:
+    """It finds the application by FLASK_APP, and doubled or strange jobs change nothing."""
+    url = require_broker("redis")
+    worker = workers.rq(url, FLASK_DEFERRED_MAIL_TRANSPORT=smtp.url())
+    app = make_app(
+        smtp.url(),
+        DEFERRED_MAIL_DISPATCH="rq",
+        DEFERRED_MAIL_RQ=f"{url}?queue={workers.queue}",
+    )
+    visit = Visits(app.app)
+    first = visit(send(app))
+    wait_until(lambda: is_sent(app, first), timeout=30)
+    queue = app.mail.for_app(app.app).engine._queue()  # type: ignore[union-attr]
+    for strange in ([first.id], ["x"], [2**70], first.id):
+        queue.enqueue(tasks.deliver, strange)
+    many = visit(lambda: app.mail.send_many([HELLO] * 22))
+    wait_until(lambda: is_sent(app, *many), timeout=30)
+    worker.stop()
+    assert len(smtp.messages) == 23
+    assert app.outcomes(first) == ["sent"]
+    assert queue.failed_job_registry.get_job_count() == 0
+    queue.connection.close()
+
+
+def test_an_rq_worker_that_is_killed_leaves_its_mail_to_the_sweep(
+    make_app: Make, smtp: SmtpServer, workers: Workers
+) -> None:
+    """In the middle of a mail: the lease ends, and the sweep sends it."""
+    url = require_broker("redis")
+    smtp.hold("rcpt")
+    worker = workers.rq(
+        url, FLASK_DEFERRED_MAIL_TRANSPORT=smtp.url(), FLASK_DEFERRED_MAIL_LEASE="1"
+    )
+    app = make_app(smtp.url(), DEFERRED_MAIL_DISPATCH="rq", DEFERRED_MAIL_LEASE=1)
+    with Queue(workers.queue, connection=_redis(url)).connection as connection:
+        app.app.extensions["rq"] = Queue(workers.queue, connection=connection)
+        Visits(app.app)(send(app))
+        smtp.wait_held("rcpt", timeout=30)
+        worker.kill()
+    smtp.release("rcpt")
+    wait_until(lambda: app.sweep().sent == 1)
+    assert len(smtp.messages) == 1
+
+
+def _redis(url: str) -> Any:
+    import redis
+
+    return redis.Redis.from_url(url)
+
+
+def test_the_queue_of_an_extension_is_found(make_app: Make) -> None:
+    """Flask-RQ keeps an object with ``get_queue`` under "rq", Flask-RQ2 under "rq2"."""
+    app = make_app("null:", DEFERRED_MAIL_DISPATCH="rq")
+    queue = Queue("mail", connection=_redis("redis://127.0.0.1:9/0"))
+
+    class Extension:
+        def get_queue(self) -> Queue:
+            return queue
+
+    engine = app.mail.for_app(app.app).engine
+    assert engine is not None
+    for name in ("rq", "rq2"):
+        app.app.extensions[name] = Extension()
+        engine.ready()
+        assert engine._queue() is queue  # type: ignore[attr-defined]
+        del app.app.extensions[name]
+    with pytest.raises(ConfigurationError, match="set DEFERRED_MAIL_RQ"):
+        engine.ready()
+
+
+# --- trouble ---------------------------------------------------------------------------------
+
+
+def broken(make_app: Make, smtp: SmtpServer, engine: str, url: str, **config: Any) -> MailApp:
+    """An app whose engine has a broker at this URL."""
+    if engine == "celery":
+        return with_celery(make_app, smtp.url(), url, "nobody", **config)
+    return make_app(smtp.url(), DEFERRED_MAIL_DISPATCH="rq", DEFERRED_MAIL_RQ=url, **config)
+
+
+DOWN = [("celery", "redis"), ("celery", "amqp"), ("rq", "redis")]
+
+
+@pytest.mark.parametrize(("engine", "scheme"), DOWN)
+def test_a_broker_that_is_down_is_told_once_and_the_sweep_sends(
+    make_app: Make,
+    smtp: SmtpServer,
+    caplog: pytest.LogCaptureFixture,
+    engine: str,
+    scheme: str,
+) -> None:
+    """The row stays due; the log says so without the broker's password."""
+    url = f"{scheme}://user:hunter2@127.0.0.1:{brokers.closed_port()}/0"
+    app = broken(make_app, smtp, engine, url)
+    visit = Visits(app.app)
+    for _ in range(3):
+        visit(send(app))
+        handed_over(app)
+    [record] = [r for r in caplog.records if r.levelno >= logging.ERROR]
+    assert "left to `flask mail sweep`" in record.getMessage()
+    assert "hunter2" not in caplog.text
+    assert app.sweep().sent == 3
+
+
+@pytest.mark.parametrize(("engine", "scheme"), DOWN)
+def test_a_broker_that_keeps_silent_does_not_hold_up_the_response(
+    make_app: Make,
+    smtp: SmtpServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    engine: str,
+    scheme: str,
+) -> None:
+    """``close()`` is over while the broker has not answered; later mail is left to the sweep."""
+    with brokers.silent_broker() as port:
+        app = broken(make_app, smtp, engine, f"{scheme}://127.0.0.1:{port}/0")
+        visit = Visits(app.app)
+        visit(send(app))
+        assert app.runtime.handover is not None
+        assert app.runtime.handover.pending == 1
+        monkeypatch.setattr(handover, "PATIENCE", 0.0)
+        wait_until(lambda: app.runtime.handover._begun is not None)
+        visit(send(app))
+        assert "no answer within" in caplog.text
+        assert app.sweep().sent == 2
+
+
+def test_what_is_missing_is_told_before_anything_is_recorded(make_app: Make) -> None:
+    """The first mail in a request names what is to be set; outside one it is only recorded."""
+    app = make_app("null:", DEFERRED_MAIL_DISPATCH="celery")
+    with pytest.raises(ConfigurationError, match=r"app.extensions\['celery'\]"):
+        Visits(app.app)(send(app))
+    assert app.send().id == 1
+
+
+def test_rows_for_an_engine_are_not_leased(make_app: Make) -> None:
+    """Whoever gets the message claims the mail like any other; a retry is a row, too."""
+    app = make_app("null:", DEFERRED_MAIL_DISPATCH="tests.support.engine_app:nothing")
+    app.app.config["TESTING"] = False
+    import tests.support.engine_app as site
+
+    heard: list[list[int]] = []
+    site.nothing = heard.append  # type: ignore[attr-defined]
+    try:
+        job = Visits(app.app)(send(app))
+        handed_over(app)
+    finally:
+        del site.nothing  # type: ignore[attr-defined]
+    assert heard == [[job.id]]
+    assert app.sql("SELECT status, lease_token FROM deferred_mail_job") == [("pending", None)]
