@@ -22,6 +22,7 @@ import pytest
 from flask_deferred_mail.store.database import Database
 from tests.support.databases import DATABASES, fresh_database
 from tests.support.fault_site import FaultSite, is_gone, kill_and_wait
+from tests.support.own_servers import own_server
 from tests.support.smtp_script import Accept, Hang
 from tests.support.waiting import wait_until
 from tests.support.web_server import ROOT
@@ -435,3 +436,21 @@ def test_the_service_manager_hears_of_it(site: FaultSite, start: Start, processe
         assert next_word() == "STOPPING=1"
         assert worker.end() == 0
         assert signs
+
+
+def test_a_database_that_goes_and_comes_back(make_site: MakeSite, start: Start) -> None:
+    """C4: the worker stays, says so, and sends what is recorded afterwards."""
+    with own_server("postgresql") as server:
+        url = server.new_database()
+        database = Database(url)
+        database.create()
+        database.close()
+        site = make_site(DEFERRED_MAIL_DATABASE_URI=url)
+        worker = start(site).wait_until_ready()
+        server.crash()
+        worker.wait_for_log("the database failed, another try in")
+        server.start()
+        record(site, 3)
+        wait_for_all_sent(site, 3)
+        worker.stop()
+        site.rows.close()
