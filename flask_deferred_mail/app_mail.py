@@ -32,6 +32,7 @@ from .signal_listener import SignalListener
 from .store.application_database import ApplicationDatabase
 from .store.fate import Batch, Fate
 from .store.jobs import Added
+from .unsubscribing import OneClickWatch
 from .webhook_desk import WebhookDesk
 from .wsgi import KEY
 
@@ -71,6 +72,7 @@ class AppMail:
         #: Who is told of due mail, where this process does not send itself.
         self.engine = engine_for(app, settings)
         self.webhooks = WebhookDesk(settings.webhooks, lambda: self.runtime.tracking)
+        self._one_click = OneClickWatch()
         self._outbox: list[Message] = []
         self._recordings: list[list[Message]] = []
         self._runtime: Runtime | None = None
@@ -316,6 +318,7 @@ class AppMail:
         if settings.on_unsupported == "drop":
             submission = replace(submission, letter=transport.fit(submission.letter))
         submission = self._rerouting.checked(submission, transport.check)
+        self._one_click.look(submission.letter, transport.signs)
         return _left_to_provider(submission, transport.keeps_for(submission.letter))
 
     def _rerouted(self, submission: Submission) -> Submission:

@@ -30,6 +30,7 @@ from .store.sightings import Sightings
 from .store.transport_state import TransportState
 from .transport_report import transport_reports, words
 from .transport_spec import TransportSpec
+from .unsubscribing import faults_of_defaults
 from .wsgi import AfterResponse
 
 #: A provider's Retry-After is followed for an hour at most; what is beyond that is no rest.
@@ -101,6 +102,7 @@ def _settings(patient: Patient) -> Iterator[Finding]:
     else:
         yield Finding(Level.OK, "settings", f"mail is from {clean(settings.default_sender.email)}")
     yield from _rerouted(settings)
+    yield from _one_click(patient)
     if patient.suppressed:
         yield Finding(
             Level.WARN,
@@ -124,6 +126,19 @@ def _rerouted(settings: Settings) -> Iterator[Finding]:
         "for staging; unset DEFERRED_MAIL_OVERRIDE_RECIPIENTS and DEFERRED_MAIL_ALLOWED_RECIPIENTS "
         "where mail is to reach everybody",
     )
+
+
+def _one_click(patient: Patient) -> Iterator[Finding]:
+    for name in patient.settings.transports:
+        with suppress(ConfigurationError, NotYetAvailable):  # told with the transport
+            signs = patient.runtime.transport(name).signs
+            for fault in faults_of_defaults(patient.settings.default_headers, signs):
+                yield Finding(
+                    Level.WARN,
+                    f"transport {name}",
+                    f"List-Unsubscribe-Post in DEFERRED_MAIL_DEFAULT_HEADERS: {fault}",
+                    "docs/guides/deliverability.md",
+                )
 
 
 def _hook(patient: Patient) -> Finding:
