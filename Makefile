@@ -25,8 +25,8 @@ serve: $(installed) ## Run the example site, with a page that shows its mail
 test: $(installed) ## Run the tests
 	@$(run) pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-bench: $(installed) ## Measure speed; prints figures (ARGS=--quick for a short look)
-	@$(run) tests.benchmarks $(ARGS)
+bench: $(VENV)-bench/.installed ## Measure speed beside others (ARGS=--quick for a short look)
+	@$(VENV)-bench/bin/python -m tests.benchmarks $(ARGS)
 
 lint: $(installed) ## Check style and format
 	@$(run) ruff check .
@@ -44,6 +44,11 @@ ci: ## Run all that CI runs, on every interpreter of this machine
 
 clean: ## Remove environments and caches
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo build dist
+
+# The packages that we are measured beside: nobody else needs them.
+$(VENV)-bench/.installed: pyproject.toml .ci/environment
+	@.ci/environment "$(VENV)-bench" "$(PYTHON)" --group bench
+	@touch $@
 
 $(installed): pyproject.toml .ci/environment
 	@.ci/environment "$(VENV)" "$(PYTHON)"

@@ -9,10 +9,11 @@ from flask_deferred_mail.store.claims import Claims, Lease
 from flask_deferred_mail.store.database import Database
 from flask_deferred_mail.store.jobs import JobStore
 from tests.benchmarks.grown import grown, kinds
-from tests.benchmarks.measuring import Scope, Series, in_turns, spread, table
+from tests.benchmarks.measuring import Scope, Series, in_turns, spread
 
 _BATCH = 100
-_FEW, _MANY = 2_000, 50_000
+_FEW, _MANY = 1_000, 50_000
+_MILLION = 1_000_000
 
 
 class _Claimer:
@@ -36,7 +37,7 @@ def run(scope: Scope) -> None:
     """Measure and print."""
     sizes = [(1_000, _FEW), (100_000, _FEW), (100_000, _MANY)]
     if not scope.quick:
-        sizes.insert(2, (1_000_000, _FEW))
+        sizes.insert(2, (_MILLION, _FEW))
     if scope.huge:
         sizes.insert(3, (10_000_000, _FEW))
     for kind in kinds(scope.databases):
@@ -55,7 +56,7 @@ def _run(scope: Scope, kind: str, sizes: list[tuple[int, int]]) -> None:
             claimer.claim()
         names = list(claimers)
         in_turns(scope.of(15, 5), names, lambda name: times.add(name, claimers[name].claim()))
-        table(
+        scope.report.table(
             f"Claiming {_BATCH} mails: {kind}",
             ("finished rows, waiting rows", "ms", "times the first line"),
             [
@@ -63,3 +64,14 @@ def _run(scope: Scope, kind: str, sizes: list[tuple[int, int]]) -> None:
                 for name in names
             ],
         )
+        for sent, waiting, what in (
+            (_MILLION, _FEW, "1M finished"),
+            (100_000, _MANY, "50k waiting"),
+        ):
+            name = f"{sent:,}, {waiting:,}"
+            if name in names:
+                base = names[0] if waiting == _FEW else f"100,000, {_FEW:,}"
+                ratios = times.ratios(name, base)
+                scope.report.at_most("claims", f"{what}, {kind}", ratios, 1.5, "x")
+        plot = {f"{name} ({kind})": times.of(name) for name in names}
+        scope.report.plot(f"claims-{kind}", f"Claiming {_BATCH} mails: {kind}", "ms", plot)

@@ -10,7 +10,7 @@ from wsgiref.util import FileWrapper, setup_testing_defaults
 from flask import Flask
 
 from flask_deferred_mail.wsgi import AfterResponse
-from tests.benchmarks.measuring import Scope, Series, in_turns, own_cpu, spread, table
+from tests.benchmarks.measuring import Scope, Series, in_turns, own_cpu, spread
 
 _BARE, _HOOKED = "a bare WSGI app", "the same with the hook"
 _FLASK, _FLASK_HOOKED = "an empty Flask view", "the same, with the hook"
@@ -46,7 +46,9 @@ def run(scope: Scope) -> None:
                 spread(cpu.ratios(hooked, plain), 2),
             )
         )
-    table("The hook, nothing scheduled", ("request", "CPU, µs", "added, µs", "ratio"), rows)
+    scope.report.table(
+        "The hook, nothing scheduled", ("request", "CPU, µs", "added, µs", "ratio"), rows
+    )
 
 
 def _flask_site() -> Flask:

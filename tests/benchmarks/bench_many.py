@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from tests.benchmarks.bare_rows import Bare
 from tests.benchmarks.grown import grown, kinds
-from tests.benchmarks.measuring import MAIL, Scope, Series, in_turns, spread, table
+from tests.benchmarks.measuring import MAIL, Scope, Series, in_turns, spread
 from tests.support.mail_app import MailApp
 
 _BARE, _PLAIN, _KEYS = "`executemany` of a bare INSERT", "`send_many`", "`send_many`, with keys"
@@ -47,7 +47,7 @@ def _run(scope: Scope, kind: str, mails: int) -> None:
 
         app.mail.send_many([MAIL] * 100)
         in_turns(rounds, list(ways), measure)
-        table(
+        scope.report.table(
             f"{mails:,} mails in one transaction: {kind}",
             ("what", "s", "mails/s", "times INSERT"),
             [

@@ -18,14 +18,14 @@ from flask_deferred_mail.store.jobs import JobStore
 from flask_deferred_mail.store.purge import Purge
 from flask_deferred_mail.store.statements import AttemptNote, Verdict
 from tests.benchmarks.grown import grown, kinds
-from tests.benchmarks.measuring import Scope, table
+from tests.benchmarks.measuring import Scope
 from tests.support.transport_calls import a_letter
 from tests.support.web_server import ROOT
 
 #: Rows per transaction; the default of the command.
 BATCH = 500
 #: Seconds for which is measured how long things take without a purge.
-_CALM = 15.0
+_CALM = 15
 #: Seconds between two mails.
 _PAUSE = 0.02
 
@@ -84,13 +84,13 @@ def run(scope: Scope) -> None:
         rows = scope.of(1_000_000, 20_000)
         with ExitStack() as stack:
             database = stack.enter_context(grown(kind, scope.folder / kind, sent=rows))
-            _run(kind, database, rows)
+            _run(scope, kind, database, rows)
 
 
-def _run(kind: str, database: Database, rows: int) -> None:
+def _run(scope: Scope, kind: str, database: Database, rows: int) -> None:
     post = _Post(database)
     with post.at_work() as calm:
-        time.sleep(_CALM)
+        time.sleep(scope.of(_CALM, 3))
     url = database.backend.url.render_as_string(hide_password=False)
     with post.at_work() as busy:
         # In a process of its own, as the command is: what is measured is the database.
@@ -103,7 +103,7 @@ def _run(kind: str, database: Database, rows: int) -> None:
         )
     deleted, seconds = json.loads(answer.stdout)
     assert deleted == rows
-    table(
+    scope.report.table(
         f"Purging {rows:,} ended mails: {kind} ({deleted / seconds:,.0f} mails/s, {seconds:.0f} s)",
         ("beside it", "ms without purge", "ms with it"),
         [(name, _figures(calm[name]), _figures(busy[name])) for name in calm],

@@ -15,7 +15,7 @@ from flask_deferred_mail.message import Message
 from flask_deferred_mail.store.jobs import JobStore
 from tests.benchmarks.bare_rows import Bare
 from tests.benchmarks.grown import grown, kinds
-from tests.benchmarks.measuring import MAIL, Scope, Series, in_turns, spread, table
+from tests.benchmarks.measuring import MAIL, Scope, Series, in_turns, spread
 from tests.support.mail_app import MailApp
 
 _BARE, _STORE, _CALL = "one bare INSERT", "the store's part", "`send_after_response`"
@@ -140,7 +140,7 @@ def _run(scope: Scope, kind: str, contest: _Contest) -> None:
     for name in (_BARE, _CALL):
         ratio = spread(inside.ratios(name, _BARE))
         rows.append((f"{name}, inside alone", spread(inside.of(name), 0), ratio, "", ""))
-    table(
+    scope.report.table(
         f"Recording one mail: {kind}",
         ("what", "µs", "times INSERT", "CPU here, µs", "times INSERT"),
         rows,

@@ -10,7 +10,6 @@ from email.policy import SMTP
 from flask_deferred_mail.letter import Address, Letter, Recipient
 from flask_deferred_mail.mime import render
 from tests.benchmarks.measuring import HTML, MAIL, TEXT, Scope, Series, in_turns, own_cpu, spread
-from tests.benchmarks.measuring import table as print_table
 
 _HEADERS = {
     "From": "Shop <shop@example.com>",
@@ -40,10 +39,16 @@ def run(scope: Scope) -> None:
         list(ways),
         lambda name: cpu.add(name, own_cpu(ways[name], scope.of(60, 20))),
     )
-    print_table(
+    scope.report.table(
         "Rendering one mail",
         ("way", "CPU, µs", "times ours (ASCII)"),
         [(name, spread(cpu.of(name), 0), spread(cpu.ratios(name, _ASCII), 1)) for name in ways],
+    )
+    for name in (_ASCII, _OTHER):
+        milliseconds = [microseconds / 1000 for microseconds in cpu.of(name)]
+        scope.report.at_most("rendering", name, milliseconds, 0.15, "ms")
+    scope.report.plot(
+        "rendering", "CPU of rendering one mail", "µs", {name: cpu.of(name) for name in ways}
     )
 
 

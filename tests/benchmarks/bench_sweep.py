@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from tests.benchmarks.measuring import MAIL, Scope, Series, cpu_seconds, in_turns, spread, table
+from tests.benchmarks.measuring import MAIL, Scope, Series, cpu_seconds, in_turns, spread
 from tests.benchmarks.smtp_sink import SmtpSink
 from tests.support.mail_app import MailApp
 
@@ -61,7 +61,7 @@ def run(scope: Scope) -> None:
 
         in_turns(scope.of(5, 3), list(queues), measure)
         base = next(iter(queues))
-        table(
+        scope.report.table(
             "A sweep, one process",
             (
                 "transport",

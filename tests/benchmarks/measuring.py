@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.report import Report
 
 #: The mail of all benchmarks: 2 KB of text, 4 KB of HTML, ASCII, one recipient.
 TEXT = ("Hello Ann, this is one line of the text of a mail.\n" * 41)[:2048]
@@ -39,6 +41,8 @@ class Scope:
 
     folder: Path
     quick: bool
+    #: Takes what is found.
+    report: Report
     #: Also what takes many minutes: ten million finished rows.
     huge: bool = False
     #: ``sqlite``, ``postgresql``, ``mariadb``; none: all that are here.
@@ -82,15 +86,6 @@ def spread(values: Iterable[float], digits: int = 2) -> str:
     return f"{middle:.{digits}f} ({found[0]:.{digits}f}-{found[-1]:.{digits}f})"
 
 
-def table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table in Markdown, as ``docs/reference/costs.md`` holds it."""
-    print(f"\n### {title}\n")
-    print(f"| {' | '.join(heads)} |")
-    print(f"| {' | '.join('---' for _ in heads)} |")
-    for row in rows:
-        print(f"| {' | '.join(row)} |", flush=True)
-
-
 def cpu_seconds(pids: Iterable[int]) -> float:
     """User and system time of living processes, as the kernel has booked it (Linux only)."""
     total = 0
@@ -108,13 +103,23 @@ def own_cpu(work: Callable[[], object], times: int) -> float:
     return (time.process_time() - started) / times * 1e6
 
 
+_PACKAGES = ("flask", "werkzeug", "sqlalchemy", "gunicorn", "psycopg", "flask-mail", "celery", "rq")
+_PACKAGES += ("dramatiq", "huey", "redis", "django", "django-post_office")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def surroundings() -> str:
     """Date, machine and versions: without them a figure says nothing."""
-    packages = ("flask", "werkzeug", "sqlalchemy", "gunicorn")
-    found = ", ".join(f"{name} {version(name)}" for name in packages)
+    found = ", ".join(f"{name} {number}" for name in _PACKAGES if (number := _version(name)))
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.system()} "
         f"{platform.machine()}, CPython {sys.version.split()[0]}, SQLite "
-        f"{sqlite3.sqlite_version}, {found}; load average when it began: {load}"
+        f"{sqlite3.sqlite_version}, {found}; load average at the start {load}"
     )
