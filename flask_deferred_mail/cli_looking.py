@@ -198,6 +198,7 @@ def doctor(mail: AppMail, as_json: bool, dns: bool, nameserver: str | None) -> N
         suppressed=mail.suppressed,
         wsgi_app=vars(mail.app).get("wsgi_app"),
         cron_line=_cron_line(),
+        engine=mail.engine,
     )
     findings = []
     for finding in chain(examine(patient), _dns(mail, nameserver) if dns else ()):

@@ -21,6 +21,7 @@ from .delivery.runtime import OLD_BACKLOG, SWEEPER_MISSING, Runtime
 from .doctor_database import examine_database, examine_savepoints
 from .doctor_suppression import examine_refusals
 from .doctor_webhooks import examine_webhooks
+from .engines.base import Engine
 from .errors import ConfigurationError, NotYetAvailable, StoreError
 from .finding import Finding, Level
 from .settings import DEFAULT, Settings
@@ -52,6 +53,8 @@ class Patient:
     wsgi_app: object
     #: The line that this application's crontab needs.
     cron_line: str
+    #: Who is told of due mail, where the web process does not send.
+    engine: Engine | None = None
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
@@ -59,6 +62,8 @@ def examine(patient: Patient) -> Iterator[Finding]:
     yield _versions()
     yield from _settings(patient)
     yield _hook(patient)
+    if patient.engine is not None:
+        yield from patient.engine.examine()
     works = yield from examine_database(patient.runtime.database)
     yield from _transports(patient, works)
     yield from examine_webhooks(patient.settings)

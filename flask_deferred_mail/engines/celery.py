@@ -161,7 +161,8 @@ def _workers(url: str, registered: dict[str, list[str]]) -> Finding:
     # An entry may carry options behind the name: "name [rate_limit=...]".
     know = [n for n, names in registered.items() if any(x.split(" ")[0] == TASK for x in names)]
     if know:
-        return Finding(Level.OK, "engine", f"Celery's broker {url} answers, {len(know)} worker(s)")
+        workers = "1 worker knows" if len(know) == 1 else f"{len(know)} workers know"
+        return Finding(Level.OK, "engine", f"Celery's broker {url} answers, and {workers} the task")
     if registered:
         return Finding(
             Level.FAIL,

@@ -76,7 +76,7 @@ class RQEngine:
             yield Finding(
                 Level.OK if workers else Level.WARN,
                 "engine",
-                f"RQ's queue {name!r} has {workers} worker(s)",
+                f"RQ's queue {name!r} has {workers} worker{'s' * (workers != 1)}",
                 "" if workers else f"start one: rq worker {name}; until then the sweep sends",
             )
 

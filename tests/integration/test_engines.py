@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ from flask_deferred_mail import Job, tasks
 from flask_deferred_mail.delivery import handover
 from flask_deferred_mail.engines.celery import TASK
 from flask_deferred_mail.errors import ConfigurationError
+from flask_deferred_mail.finding import Level
 from tests.support import brokers
 from tests.support.brokers import BROKERS, Workers, require_broker
 from tests.support.engine_app import celery_for
@@ -64,6 +66,17 @@ def handed_over(app: MailApp) -> None:
     wait_until(lambda: app.runtime.handover.pending == 0)
 
 
+def assert_diagnosis(app: MailApp, level: Level, words: str) -> None:
+    """What ``doctor`` says about the engine."""
+    engine = app.mail.for_app(app.app).engine
+    assert engine is not None
+    with app.app.app_context():
+        [finding] = engine.examine()
+    assert finding.level is level, finding
+    assert words in finding.text
+    assert "hunter2" not in finding.text
+
+
 def is_sent(app: MailApp, *jobs: Job) -> bool:
     return all(app.job(job).status == "sent" for job in jobs)
 
@@ -88,6 +101,7 @@ def test_a_celery_worker_sends_each_mail_once(
     publish(app, *[([first.id, first.id],)] * 3)
     last = visit(send(app))
     wait_until(lambda: is_sent(app, last), timeout=30)
+    assert_diagnosis(app, Level.OK, "answers, and 1 worker knows the task")
     worker.stop()
     assert len(smtp.messages) == 47
     assert app.outcomes(first) == ["sent"]
@@ -129,6 +143,7 @@ def test_a_message_that_comes_after_the_sweep_sends_nothing(
     visit = Visits(app.app)
     early = visit(send(app))
     handed_over(app)
+    assert_diagnosis(app, Level.WARN, "answers, and no worker does")
     assert app.sweep().sent == 1
     worker = workers.celery(url, FLASK_DEFERRED_MAIL_TRANSPORT=smtp.url())
     late = visit(send(app))
@@ -213,6 +228,7 @@ def test_an_rq_worker_sends_each_mail_once(
         queue.enqueue(tasks.deliver, strange)
     many = visit(lambda: app.mail.send_many([HELLO] * 22))
     wait_until(lambda: is_sent(app, *many), timeout=30)
+    assert_diagnosis(app, Level.OK, "has 1 worker")
     worker.stop()
     assert len(smtp.messages) == 23
     assert app.outcomes(first) == ["sent"]
@@ -264,6 +280,89 @@ def test_the_queue_of_an_extension_is_found(make_app: Make) -> None:
         del app.app.extensions[name]
     with pytest.raises(ConfigurationError, match="set DEFERRED_MAIL_RQ"):
         engine.ready()
+    assert_diagnosis(app, Level.FAIL, "there is no queue")
+
+
+# --- what the pages say ----------------------------------------------------------------------
+
+
+def copied(page: str, heading: str, *changes: tuple[str, str]) -> str:
+    """The first block of Python below a heading, with what a reader would change."""
+    text = (brokers.ROOT / "docs" / "guides" / page).read_text()
+    code = text.split(f"{heading}\n", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    for before, after in changes:
+        assert before in code
+        code = code.replace(before, after)
+    return code
+
+
+def test_huey_sends_as_the_page_says(
+    make_app: Make,
+    smtp: SmtpServer,
+    workers: Workers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Any other queue: a function that takes numbers, and a task that calls ``deliver``."""
+    require_broker("redis")
+    module = f"queue_{workers.queue[-12:]}"
+    code = copied("engines.md", "### Huey", ('"shop"', f'"{workers.queue}"'))
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    worker = workers.of_page(
+        ["-m", "huey.bin.huey_consumer", f"{module}.huey", "--workers", "2"],
+        "Huey consumer started",
+        FLASK_APP="tests.support.engine_app:create_app",
+        FLASK_DEFERRED_MAIL_TRANSPORT=smtp.url(),
+    )
+    app = make_app(smtp.url(), DEFERRED_MAIL_DISPATCH=f"{module}:dispatch")
+    many = Visits(app.app)(lambda: app.mail.send_many([HELLO] * 25))
+    wait_until(lambda: is_sent(app, *many), timeout=30)
+    assert_diagnosis(app, Level.OK, "can be called")
+    worker.stop()
+    assert len(smtp.messages) == 25
+    assert "Traceback" not in worker.log.read_text()
+    sys.modules[module].huey.storage.conn.close()  # type: ignore[attr-defined]
+
+
+def test_an_rq_worker_of_ones_own_makes_the_application_once(
+    make_app: Make, smtp: SmtpServer, workers: Workers, tmp_path: Path
+) -> None:
+    """Its children inherit it, and deliver with connections of their own."""
+    url = require_broker("redis")
+    (tmp_path / "mail_worker.py").write_text(
+        copied(
+            "rq.md",
+            "once; its children inherit it, and open connections of their own:",
+            ("from shop import", "from tests.support.engine_app import"),
+            ('"mail"', f'"{workers.queue}"'),
+        )
+    )
+    worker = workers.of_page(["-m", "mail_worker"], "", FLASK_DEFERRED_MAIL_TRANSPORT=smtp.url())
+    app = make_app(
+        smtp.url(), DEFERRED_MAIL_DISPATCH="rq", DEFERRED_MAIL_RQ=f"{url}?queue={workers.queue}"
+    )
+    visit = Visits(app.app)
+    jobs = [visit(send(app)) for _ in range(3)]
+    wait_until(lambda: is_sent(app, *jobs), timeout=30)
+    worker.stop()
+    assert len(smtp.messages) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no_such_module:dispatch", "No module named"),
+        ("tests.support.brokers:no_such_name", "no attribute"),
+        ("tests.support.brokers:ROOT", "neither a function nor an object"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_told(make_app: Make, name: str, words: str) -> None:
+    """At the first mail, since the module may import the application."""
+    app = make_app("null:", DEFERRED_MAIL_DISPATCH=name)
+    with pytest.raises(ConfigurationError, match=words):
+        Visits(app.app)(send(app))
+    assert_diagnosis(app, Level.FAIL, words)
 
 
 # --- trouble ---------------------------------------------------------------------------------
@@ -297,6 +396,7 @@ def test_a_broker_that_is_down_is_told_once_and_the_sweep_sends(
     [record] = [r for r in caplog.records if r.levelno >= logging.ERROR]
     assert "left to `flask mail sweep`" in record.getMessage()
     assert "hunter2" not in caplog.text
+    assert_diagnosis(app, Level.FAIL, "does not answer")
     assert app.sweep().sent == 3
 
 
@@ -329,6 +429,9 @@ def test_what_is_missing_is_told_before_anything_is_recorded(make_app: Make) -> 
     with pytest.raises(ConfigurationError, match=r"app.extensions\['celery'\]"):
         Visits(app.app)(send(app))
     assert app.send().id == 1
+    said = app.app.test_cli_runner().invoke(args=["mail", "doctor"])
+    assert said.exit_code == 3
+    assert "engine" in said.output
 
 
 def test_rows_for_an_engine_are_not_leased(make_app: Make) -> None:

@@ -150,6 +150,12 @@ class Workers:
             for delete in (channel.queue_delete, channel.exchange_delete):
                 delete(self.queue)
 
+    def of_page(self, command: list[str], ready: str, **environ: str) -> Worker:
+        """A worker that runs what the test has copied out of a page into its folder."""
+        self._stack.callback(forget_keys, f"*{self.queue}*")
+        paths = os.pathsep.join([str(self.folder), str(ROOT)])
+        return self._start("page", command, ready, {"PYTHONPATH": paths, **environ})
+
     def rq(self, url: str, **environ: str) -> Worker:
         """An RQ worker, which forks for every job."""
         self._stack.callback(forget_keys, f"rq:*{self.queue}*")
