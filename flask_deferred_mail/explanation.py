@@ -40,11 +40,11 @@ def explain(evidence: Evidence) -> list[str]:
     """Sentences for a person, the decisive ones first. Fit for a terminal."""
     job = evidence.standing.job
     if evidence.standing.leased:
-        return [*_in_hand(evidence), *_limits(evidence)]
+        return [*_in_hand(evidence), *_company(evidence), *_limits(evidence)]
     if job.status is JobStatus.PENDING:
-        return [*_why_not_yet(evidence), *_limits(evidence)]
+        return [*_why_not_yet(evidence), *_company(evidence), *_limits(evidence)]
     if job.status is JobStatus.HELD:
-        return list(_why_held(evidence))
+        return [*_why_held(evidence), *_company(evidence)]
     return list(_why_ended(evidence))
 
 
@@ -134,6 +134,17 @@ def _in_hand(evidence: Evidence) -> Iterator[str]:
             f"It is being sent at this moment by {owner}, whose lease goes on for "
             f"{duration(left)} and is renewed as long as that process lives."
         )
+
+
+def _company(evidence: Evidence) -> Iterator[str]:
+    """What ``?batch=`` costs: one lost answer is a doubt about several mails."""
+    for way in evidence.ways:
+        if way.batch is not None:
+            yield (
+                f"By {clean(way.name)!r} it may share a request with up to {way.batch - 1} other "
+                "mails. If the answer to that is lost, all of them are in doubt, and each may "
+                "arrive twice."
+            )
 
 
 # -- it waits -----------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ class TransportReport:
     connections: int | None
     #: Unfinished mails; of a member ``None``: they are those of the whole.
     waiting: int | None
+    #: Different mails that may share one of its requests (``?batch=``).
+    batch: int | None = None
 
     @property
     def standing(self) -> str:
@@ -94,6 +96,7 @@ def transport_reports(runtime: Runtime) -> Iterator[TransportReport]:
             left.get(name, {}),
             transport.connections,
             None if member_of else waiting.get(name, 0),
+            transport.batch,
         )
 
     for name, transport in made.items():

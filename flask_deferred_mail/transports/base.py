@@ -68,6 +68,7 @@ class Call:
     #: To be called once, immediately before the final dot or the request's last byte (for a
     #: request that a library sends in one go: before its first). From then on the mail is *in
     #: doubt* until an answer comes.
+    #: Again only if what was to follow was broken off, provably incomplete, and is begun anew.
     #: :raises HandoverRefused: drop the connection without the dot, let the exception pass.
     hand_over: Callable[[], None]
     #: Number of the job, for messages and logs; 0 outside a store.

@@ -13,6 +13,7 @@ from flask_deferred_mail.settings import Settings
 from flask_deferred_mail.store.inspection import Standing
 from flask_deferred_mail.store.reports import Sighting
 from flask_deferred_mail.store.transport_state import TransportState
+from flask_deferred_mail.transport_report import TransportReport
 
 NOW = datetime(2024, 5, 17, 8, 30, tzinfo=UTC)
 SETTINGS = Settings.from_mapping(
@@ -151,3 +152,17 @@ def test_the_time_to_give_up_counts_from_the_first_due_time():
     """As delivery counts it."""
     old = told(standing={"first_due_ago": timedelta(days=4).total_seconds()})
     assert "2024-05-18 08:30:00Z at the latest" in old
+
+
+@pytest.mark.parametrize(
+    "standing", [{"leased": True, "due_in": 30.0}, {}, {"status": JobStatus.HELD}]
+)
+def test_a_transport_with_batches_tells_how_wide_a_doubt_can_be(standing):
+    """As long as the mail has not ended: the window of a lost answer is the request."""
+    way = TransportReport("default/postmark", "Postmark", "default", None, {}, None, None, 25)
+    job = {"status": standing["status"]} if "status" in standing else {}
+    how = {name: value for name, value in standing.items() if name != "status"}
+    words = "By 'default/postmark' it may share a request with up to 24 other mails."
+    assert words in told(job=job, standing=how, ways=(way,))
+    assert "share a request" not in told(job=job, standing=how, ways=(replace(way, batch=None),))
+    assert "share a request" not in told(job={"status": JobStatus.SENT}, ways=(way,))
