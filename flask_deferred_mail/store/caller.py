@@ -6,17 +6,19 @@ import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.orm import Session, scoped_session
 
 from ..errors import StoreError
 from . import schema
 from .database import Database
 from .dialect import MYSQLS
 
-Caller = Session | Connection
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    Caller = Session | Connection
 
 
 def caller(given: Any) -> Caller:
@@ -24,6 +26,9 @@ def caller(given: Any) -> Caller:
 
     :raises TypeError: it is something else; says what to give.
     """
+    # Imported by who gives one; five megabytes in every other process.
+    from sqlalchemy.orm import Session, scoped_session
+
     if isinstance(given, scoped_session):
         given = given()
     if isinstance(given, Session | Connection):

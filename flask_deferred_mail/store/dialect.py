@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import Computed, Connection, Double, Table, select
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -87,6 +86,8 @@ def read_now(connection: Connection) -> float:
 def insert_or_ignore(table: Table, dialect: str) -> Any:
     """An INSERT that leaves a row with the same key as it is."""
     if dialect in MYSQLS:
+        from sqlalchemy.dialects import mysql
+
         # Not INSERT IGNORE, which would also cut what is too long.
         key = next(iter(table.primary_key.columns))
         return mysql.insert(table).on_duplicate_key_update({key.name: key})
@@ -97,6 +98,8 @@ def insert_or_ignore(table: Table, dialect: str) -> Any:
 def upsert(table: Table, dialect: str, *changing: str) -> Any:
     """An INSERT that changes the named columns where the primary key is there already."""
     if dialect in MYSQLS:
+        from sqlalchemy.dialects import mysql
+
         new = mysql.insert(table)
         return new.on_duplicate_key_update({name: new.inserted[name] for name in changing})
     statement = _insert(dialect)(table)
@@ -107,4 +110,11 @@ def upsert(table: Table, dialect: str, *changing: str) -> Any:
 
 
 def _insert(dialect: str) -> Any:
-    return postgresql.insert if dialect == "postgresql" else sqlite.insert
+    # Imported where it is used: a megabyte for each that is not.
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert

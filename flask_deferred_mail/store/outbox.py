@@ -10,23 +10,27 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from .. import crashpoints
 from ..job import Job
 from ..letter import Submission
 from . import bulk, schema, statements
 from .application_database import savepoints_hold
-from .caller import Caller, Homes, caller, in_transaction
+from .caller import Homes, caller, in_transaction
 from .connection_watch import ConnectionWatch
 from .database import Database
 from .fate import Batch, Fate
 from .jobs import Added, JobStore
 from .session_watch import SessionWatch
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from .caller import Caller
 
 #: A mail as it is written: what was submitted, its row, its attachments by digest.
 _Prepared = tuple[Submission, dict[str, Any], dict[str, bytes]]
@@ -108,7 +112,7 @@ class Outbox:
         return whose.connection(bind_arguments={"clause": schema.jobs})
 
     def _follow(self, whose: Caller, batch: Batch) -> None:
-        if isinstance(whose, Session):
+        if not isinstance(whose, Connection):
             with self._lock:
                 session = self._sessions.get(whose)
                 if session is None:

@@ -13,13 +13,16 @@ The watch must not keep the session alive, so it knows transactions by weak refe
 from __future__ import annotations
 
 import weakref
+from typing import TYPE_CHECKING
 
 from sqlalchemy import event
-from sqlalchemy.orm import Session, SessionTransaction
 
 from .fate import Batch, Fate
 
-_Scope = weakref.ref[SessionTransaction]
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, SessionTransaction
+
+    _Scope = weakref.ref[SessionTransaction]
 
 
 class SessionWatch:

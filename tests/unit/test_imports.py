@@ -1,0 +1,31 @@
+"""What nobody has asked for is not imported: memory and start-up of every process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+#: Libraries that only some applications, transports or databases need.
+LATER = (
+    "sqlalchemy.orm",
+    "requests",
+    "alembic",
+    "cryptography",
+    "psycopg",
+    "pymysql",
+    "markdownify",
+)
+LATER += ("celery", "rq", "dkim", "dns", "botocore", "email_validator")
+
+
+def test_a_process_that_only_imports_us_has_none_of_them() -> None:
+    """In a fresh interpreter, with the extension and the commands."""
+    code = (
+        "import sys, flask, sqlalchemy\n"
+        "before = set(sys.modules)\n"
+        "import flask_deferred_mail, flask_deferred_mail.cli\n"
+        f"late = [name for name in {LATER!r} if name in sys.modules and name not in before]\n"
+        "sys.exit(', '.join(late) or None)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
