@@ -15,6 +15,7 @@ from flask_deferred_mail import DeferredMail
 from flask_deferred_mail.cli import mail_group
 from flask_deferred_mail.errors import ConfigurationError
 from flask_deferred_mail.transports.smtp_token import initial_response
+from tests.support.dkim_keys import DkimKey, ed25519_key, rsa_key
 from tests.support.http_provider import HttpProvider, Reply, accepted_by_sendcloud, unused_port
 from tests.support.mail_app import MailApp
 from tests.support.row_facts import dump
@@ -121,6 +122,21 @@ def test_f13_a_password_that_is_refused(
         assert app.sweep().returned == 1
         assert app.job(job).last_error
         assert_kept(app, PASSWORD, caplog)
+
+
+@pytest.mark.parametrize("key", [rsa_key(), ed25519_key()], ids=["rsa", "ed25519"])
+def test_f13_a_key_that_signs(
+    make_app: Make, caplog: pytest.LogCaptureFixture, smtp: SmtpServer, key: DkimKey
+) -> None:
+    """The mail goes out signed; the private half goes nowhere."""
+    # The last line: what comes before it in an RSA key is its public half.
+    private = key.pem.strip().split("\n")[-2]
+    dkim = {"domain": "example.com", "selector": "s1", "key": key.pem}
+    app = make_app({"url": smtp.url(), "dkim": dkim})
+    app.send()
+    assert app.sweep().sent == 1
+    assert smtp.messages[0].data.startswith(b"DKIM-Signature: ")
+    assert_kept(app, Secret("s1", private), caplog)
 
 
 def test_f13_a_later_reply_that_repeats_the_password(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 
 import dkim
 import pytest
@@ -17,7 +18,7 @@ from flask_deferred_mail.transports import registry, signing
 from flask_deferred_mail.transports.signing import Signer, faults_of
 from tests.support.dkim_keys import ed25519_key, locked_form_of, old_form_of, rsa_key
 from tests.support.smtp_server import SmtpServer
-from tests.support.transport_calls import a_letter, send
+from tests.support.transport_calls import a_call, a_letter, send
 
 ANN, BOB = "ann@example.net", "bob@example.net"
 KEYS = [rsa_key(), ed25519_key()]
@@ -239,8 +240,24 @@ def test_files_kept_mails_and_the_console_show_the_signature(tmp_path, capsys):
     assert capsys.readouterr().out.count("(DKIM): example.com, selector s1") == 2
 
 
+def test_a_mail_that_was_prepared_ahead_is_signed_as_well():
+    """Its envelope goes out with the end of the mail before it, over one connection."""
+    first, second = a_letter(ANN, subject="first"), a_letter(BOB, subject="second")
+    with SmtpServer(strict=True) as server:
+        spec = transport_spec({"url": f"smtp://127.0.0.1:{server.port}?tls=none", "dkim": config()})
+        transport = registry.build("default", spec)
+        transport.send(replace(a_call(first), upcoming=lambda: (second, second.recipients)))
+        transport.send(a_call(second))
+        transport.close()
+        assert server.connections == 1
+        assert server.violations == []
+        mails = server.messages
+    assert [str(mail.parsed["Subject"]) for mail in mails] == ["first", "second"]
+    assert all(is_valid(mail.data) for mail in mails)
+
+
 def test_mail_over_smtp_is_signed_copy_by_copy_with_fields_of_its_own():
-    """Also the one whose envelope went ahead; each copy has its own way out of the list."""
+    """Each copy has its own way out of the list."""
     letter = a_letter(
         ANN,
         BOB,

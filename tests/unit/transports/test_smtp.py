@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from flask_deferred_mail.errors import ConfigurationError
+from flask_deferred_mail.errors import ConfigurationError, UnsupportedFeature
 from flask_deferred_mail.transports.smtp import SmtpTransport
+from tests.support.transport_calls import a_letter
 
 
 def transport(**how: Any) -> SmtpTransport:
@@ -80,3 +81,24 @@ def test_a_token_does_not_show() -> None:
     smtp = transport(auth="xoauth2", username="ann", token=Caller())
     assert "sesame" not in repr(smtp)
     assert "sesame" not in repr(vars(smtp))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"merge_headers": {"ann@example.net": {"X-A": "1"}}}, "needs private_copies"),
+        (
+            {
+                "merge_headers": {"ann@example.net": {"Message-ID": "<a@example.com>"}},
+                "private_copies": True,
+            },
+            "one Message-ID",
+        ),
+    ],
+)
+def test_fields_of_each_recipients_own_need_a_copy_of_its_own(
+    fields: dict[str, Any], words: str
+) -> None:
+    """Told in the caller: at the attempt it would be too late."""
+    with pytest.raises(UnsupportedFeature, match=words):
+        SmtpTransport("default", "127.0.0.1", 25).check(a_letter(**fields))
