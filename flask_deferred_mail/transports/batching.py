@@ -74,7 +74,7 @@ class BatchingTransport(ProviderTransport):
 
     @abstractmethod
     def build_batch(self, calls: Sequence[Call], stamps: Sequence[Stamp]) -> requests.Request:
-        """One request with all these mails, in this order."""
+        """One request with all these mails, in this order. Their stamps have no key."""
 
     @abstractmethod
     def parts_of(self, answer: Answer, count: int) -> list[Answer] | None:
@@ -153,7 +153,8 @@ class BatchingTransport(ProviderTransport):
                 raise
             if not progress.in_doubt:
                 # A mistake of ours over one of the mails. It is seen when each goes alone.
-                logger.warning("%s: %d mails go one by one: %r", self, len(seats), error)
+                kind = type(error).__name__
+                logger.warning("%s: %d mails go one by one after a %s", self, len(seats), kind)
         else:
             self._read_together(seats, answer, self._note(progress, answer))
         return True
