@@ -19,12 +19,14 @@ from flask_deferred_mail.engines.celery import TASK
 from flask_deferred_mail.errors import ConfigurationError
 from flask_deferred_mail.finding import Level
 from tests.support import brokers
-from tests.support.brokers import BROKERS, Workers, require_broker
-from tests.support.engine_app import celery_for
+from tests.support.brokers import BROKERS, CutWire, Workers, require_broker
+from tests.support.engine_app import BROKER, FOLDER, QUEUE, celery_for
 from tests.support.mail_app import MailApp
+from tests.support.raw_http import RawClient
 from tests.support.smtp_server import SmtpServer
 from tests.support.visits import Visits
 from tests.support.waiting import wait_until
+from tests.support.web_server import WebServer
 
 Make = Callable[..., MailApp]
 
@@ -131,6 +133,59 @@ def test_a_celery_worker_that_is_killed_leaves_its_mail_to_the_sweep(
     smtp.release("rcpt")
     wait_until(lambda: app.sweep().sent == 1)
     assert [len(smtp.messages), app.job(job).status] == [1, "sent"]
+
+
+def test_a_celery_worker_that_is_asked_to_end_finishes_its_mail(
+    make_app: Make, smtp: SmtpServer, workers: Workers
+) -> None:
+    """TERM in the middle of one: sent once, by the worker."""
+    url = require_broker("redis")
+    smtp.hold("rcpt")
+    worker = workers.celery(url, FLASK_DEFERRED_MAIL_TRANSPORT=smtp.url())
+    app = with_celery(make_app, smtp.url(), url, workers.queue)
+    job = Visits(app.app)(send(app))
+    smtp.wait_held("rcpt", timeout=30)
+    worker.process.terminate()
+    worker.wait_for("Warm shutdown")
+    smtp.release("rcpt")
+    assert worker.process.wait(30) == 0
+    assert app.outcomes(job) == ["sent"]
+    assert len(smtp.messages) == 1
+
+
+@both_brokers
+def test_no_connection_to_the_broker_crosses_a_fork(
+    make_app: Make,
+    smtp: SmtpServer,
+    workers: Workers,
+    start_server: Callable[..., WebServer],
+    broker: str,
+) -> None:
+    """gunicorn's ``--preload`` after a mail was handed over: each process connects anew."""
+    url = require_broker(broker)
+    environ = {
+        FOLDER: str(workers.folder),
+        BROKER: url,
+        QUEUE: workers.queue,
+        "FLASK_DEFERRED_MAIL_DISPATCH": "celery",
+        "FLASK_DEFERRED_MAIL_TRANSPORT": smtp.url(),
+    }
+    workers.celery(url, FLASK_DEFERRED_MAIL_TRANSPORT=smtp.url())
+    server = start_server(
+        "gunicorn-sync",
+        "tests.support.engine_app:create_site",
+        env=environ,
+        options=["--preload"],
+        workers=2,
+    )
+    for _ in range(10):
+        with RawClient(server.port) as client:
+            assert client.request("/send").status == 200
+    app = make_app(smtp.url())
+    number = "SELECT count(*) FROM deferred_mail_job WHERE status = 'sent'"
+    wait_until(lambda: app.sql(number) == [(11,)], timeout=30)
+    assert len(smtp.messages) == 11
+    assert "left to `flask mail sweep`" not in server.log_file.read_text()
 
 
 @both_brokers
@@ -368,11 +423,14 @@ def test_a_name_that_leads_nowhere_is_told(make_app: Make, name: str, words: str
 # --- trouble ---------------------------------------------------------------------------------
 
 
-def broken(make_app: Make, smtp: SmtpServer, engine: str, url: str, **config: Any) -> MailApp:
+def broken(
+    make_app: Make, smtp: SmtpServer, engine: str, url: str, queue: str = "nobody"
+) -> MailApp:
     """An app whose engine has a broker at this URL."""
     if engine == "celery":
-        return with_celery(make_app, smtp.url(), url, "nobody", **config)
-    return make_app(smtp.url(), DEFERRED_MAIL_DISPATCH="rq", DEFERRED_MAIL_RQ=url, **config)
+        return with_celery(make_app, smtp.url(), url, queue)
+    rq = f"{url}?queue={queue}"
+    return make_app(smtp.url(), DEFERRED_MAIL_DISPATCH="rq", DEFERRED_MAIL_RQ=rq)
 
 
 DOWN = [("celery", "redis"), ("celery", "amqp"), ("rq", "redis")]
@@ -421,6 +479,32 @@ def test_a_broker_that_keeps_silent_does_not_hold_up_the_response(
         visit(send(app))
         assert "no answer within" in caplog.text
         assert app.sweep().sent == 2
+
+
+@pytest.mark.parametrize(("engine", "broker"), [("celery", b) for b in BROKERS] + [("rq", "redis")])
+def test_a_connection_that_was_cut_is_made_anew(
+    make_app: Make,
+    smtp: SmtpServer,
+    workers: Workers,
+    caplog: pytest.LogCaptureFixture,
+    engine: str,
+    broker: str,
+) -> None:
+    """A broker that restarted while nothing was to be said: the next message is not lost."""
+    url, port = require_broker(broker), BROKERS[broker][0]
+    with CutWire(port) as wire:
+        url = url.replace(f":{port}", f":{wire.port}")
+        app = broken(make_app, smtp, engine, url, workers.queue)
+        visit = Visits(app.app)
+        visit(send(app))
+        handed_over(app)
+        wire.cut()
+        visit(send(app))
+        handed_over(app)
+        assert wire.connections >= 2
+        app.runtime.close()
+    assert workers.take_away(engine, BROKERS[broker][1]) == 2
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
 
 
 def test_what_is_missing_is_told_before_anything_is_recorded(make_app: Make) -> None:

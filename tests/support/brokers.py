@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -52,6 +53,49 @@ def silent_broker() -> Iterator[int]:
     """The port of a server that takes connections and never says a word."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         yield server.getsockname()[1]
+
+
+class CutWire:
+    """A wire to a port of this machine that can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        self._ends: list[socket.socket] = []
+        self.connections = 0
+
+    def __enter__(self) -> CutWire:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self.cut()
+
+    def _accept(self) -> None:
+        with self._server, suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._ends += [near, far]
+                self.connections += 1
+                for here, there in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(here, there), daemon=True).start()
+
+    def _carry(self, here: socket.socket, there: socket.socket) -> None:
+        with here, suppress(OSError):
+            while data := here.recv(65_536):
+                there.sendall(data)
+        with suppress(OSError):
+            there.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """End all connections, as a broker that is restarted does."""
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._ends.clear()
 
 
 class Worker:
@@ -140,6 +184,21 @@ class Workers:
             {BROKER: broker, "FLASK_DEFERRED_MAIL_DISPATCH": "celery", **environ},
         )
 
+    def take_away(self, engine: str, broker: str) -> int:
+        """Remove the messages for which there was no worker. Returns how many there were."""
+        import redis
+        from rq import Queue
+
+        if engine == "rq":
+            with closing(redis.Redis.from_url(broker)) as client:
+                number: int = Queue(self.queue, connection=client).count
+            self.forget_rq()
+            return number
+        with celery_for("counter", broker, self.queue).connection() as connection:
+            number = connection.default_channel.queue_purge(self.queue)
+        self.forget_celery(broker)
+        return number
+
     def forget_celery(self, broker: str) -> None:
         """Remove what Celery leaves behind in the broker."""
         if broker.startswith("redis"):
@@ -150,15 +209,25 @@ class Workers:
             for delete in (channel.queue_delete, channel.exchange_delete):
                 delete(self.queue)
 
+    def forget_rq(self) -> None:
+        """Remove what RQ (or Huey) leaves behind in Redis; jobs do not have the queue's name."""
+        import redis
+
+        with closing(redis.Redis.from_url(BROKERS["redis"][1])) as client:
+            for key in client.scan_iter("rq:job:*", _type="hash"):
+                if client.hget(key, "origin") == self.queue.encode():
+                    client.delete(key)
+        forget_keys(f"*{self.queue}*")
+
     def of_page(self, command: list[str], ready: str, **environ: str) -> Worker:
         """A worker that runs what the test has copied out of a page into its folder."""
-        self._stack.callback(forget_keys, f"*{self.queue}*")
+        self._stack.callback(self.forget_rq)
         paths = os.pathsep.join([str(self.folder), str(ROOT)])
         return self._start("page", command, ready, {"PYTHONPATH": paths, **environ})
 
     def rq(self, url: str, **environ: str) -> Worker:
         """An RQ worker, which forks for every job."""
-        self._stack.callback(forget_keys, f"rq:*{self.queue}*")
+        self._stack.callback(self.forget_rq)
         return self._start(
             "rq",
             ["-c", "from rq.cli import main; main()", "worker", "--url", url, self.queue],

@@ -12,7 +12,9 @@ import os
 from celery import Celery
 from flask import Flask
 
-from flask_deferred_mail import DeferredMail
+from flask_deferred_mail import DeferredMail, send_after_response
+
+from .waiting import wait_until
 
 FOLDER, BROKER, QUEUE = "ENGINE_FOLDER", "ENGINE_BROKER", "ENGINE_QUEUE"
 
@@ -35,4 +37,20 @@ def create_app() -> Flask:
     if BROKER in os.environ:
         app.extensions["celery"] = celery_for("worker", os.environ[BROKER], os.environ[QUEUE])
     DeferredMail(app)
+    return app
+
+
+def create_site() -> Flask:
+    """The same in a web server, which has handed a mail over before it forks."""
+    app = create_app()
+
+    @app.get("/send")
+    def send() -> str:
+        job = send_after_response(subject="Hi", recipients=["ann@example.com"], body="x")
+        return str(job.id)
+
+    app.test_client().get("/send").close()
+    runtime = app.extensions["deferred_mail"].for_app(app).runtime
+    assert runtime.handover is not None
+    wait_until(lambda: runtime.handover.pending == 0)
     return app
