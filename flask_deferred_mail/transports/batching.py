@@ -142,6 +142,7 @@ class BatchingTransport(ProviderTransport):
                 lambda: _ask_leave(seats),
                 calls[0].final_reply_timeout,
             )
+            self._read_together(seats, answer, self._note(progress, answer))
         except _LeaveRefused:
             return False
         except NETWORK as error:
@@ -155,8 +156,6 @@ class BatchingTransport(ProviderTransport):
                 # A mistake of ours over one of the mails. It is seen when each goes alone.
                 kind = type(error).__name__
                 logger.warning("%s: %d mails go one by one after a %s", self, len(seats), kind)
-        else:
-            self._read_together(seats, answer, self._note(progress, answer))
         return True
 
     def _settle_broken(self, seats: list[Seat], progress: Progress, error: BaseException) -> None:

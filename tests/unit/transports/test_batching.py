@@ -405,6 +405,54 @@ def test_a_leave_that_ends_before_the_second_request_puts_the_mail_off(
     assert sorted(readers(request)) == FOUR[2:]
 
 
+# -- threads and processes ----------------------------------------------------------------------
+
+
+def test_a_leader_that_is_torn_away_after_the_end_leaves_all_in_doubt(
+    make: Any, provider: HttpProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is sent a second time over it; its own thread ends as it should."""
+
+    def torn(*_args: object) -> None:
+        raise SystemExit
+
+    transport = make()
+    monkeypatch.setattr(transport, "read_batch", torn)
+    found = send_together(transport, calls())
+    ends = [outcome for outcome in found if isinstance(outcome, SystemExit)]
+    assert len(ends) == 1
+    assert [fate_of(o) for o in found if o is not ends[0]] == ["unknown"] * 3
+    assert len(provider.requests) == 1
+
+
+def test_a_mail_that_cannot_be_put_into_a_request_spoils_its_own_only(
+    make: Any, provider: HttpProvider
+) -> None:
+    """Each goes alone, and the mistake is seen where it belongs."""
+    waiting = calls()
+    waiting[2] = replace(waiting[2], letter=replace(waiting[2].letter, subject=object()))
+    found = send_together(make(), waiting)
+    assert isinstance(found[2], TypeError)
+    assert [fate_of(found[n]) for n in (0, 1, 3)] == ["accepted"] * 3
+    assert [len(mails_of(request)) for request in provider.requests] == [1] * 3
+
+
+def test_a_child_does_not_wait_for_threads_of_its_parent(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group that was open at the fork has no leader there."""
+    transport = make()
+    call = calls(FOUR[0])[0]
+    monkeypatch.setattr(Gathering, "_lead", lambda *_args: None)
+    transport._gatherings().send(call, transport._lane(call), 1)
+    assert transport._gathering._open
+    monkeypatch.undo()
+    monkeypatch.setattr(batching, "WINDOW", 0.0)
+    monkeypatch.setattr(transport, "_gathering_of", -1)
+    [outcome] = send_together(transport, [call])
+    assert fate_of(outcome) == "accepted"
+
+
 # -- the option ---------------------------------------------------------------------------------
 
 
