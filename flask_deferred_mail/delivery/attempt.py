@@ -14,13 +14,13 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .. import crashpoints
 from ..deadline import Deadline
-from ..errors import HandoverRefused, SchemaError, StoreError
+from ..errors import DeferredMailError, HandoverRefused, SchemaError, StoreError
 from ..job import ACCEPTED, Job, JobRecipient, JobStatus
 from ..letter import Letter
 from ..outcome import Fate, RecipientResult, ServerNote
@@ -75,6 +75,9 @@ class Listener(Protocol):
 
 #: How long after its deadlines an attempt counts as standing still.
 GRACE = 5.0
+
+# For the question alone whether a mail has ended.
+_UNWRITTEN = AttemptNote(0.0, 0.0, "retry", "")
 
 _NO_DATABASE = "the database could not be asked"
 
@@ -146,7 +149,7 @@ class Deliverer:
             raise
 
     def _has_ended(self, claim: Claim) -> bool:
-        return before_attempt(claim, self.policy, claim.now(), _Clock().note()) is not None
+        return before_attempt(claim, self.policy, claim.now(), _UNWRITTEN) is not None
 
     def _attempt(
         self,
@@ -190,7 +193,8 @@ class Deliverer:
         verdict = after_attempt(
             claim, self.policy, tally, claim.now(), started.note(work.server, work.member), self.rng
         )
-        verdict = replace(verdict, refusals=refusals_of(claim, work.letter, work.outcomes))
+        if refusals := refusals_of(claim, work.letter, work.outcomes):
+            verdict = replace(verdict, refusals=refusals)
         try:
             delivered = self._record(claim, verdict, work.letter, patient=contain)
         except BaseException:
@@ -209,10 +213,11 @@ class Deliverer:
             raise
 
     def _run(self, work: Calls, letter: Letter | None) -> Tally:
-        """Run the calls in a fresh context; a context that breaks must not lose an outcome."""
+        """Run the calls, in a fresh context if code of the application runs in them; a context
+        that breaks must not lose an outcome."""
         tally: Tally | None = None
         try:
-            with self.context():
+            with self.context() if self._wants_context(work) else nullcontext():
                 tally = work.run(letter)
         except (HandoverRefused, KeptOff):
             raise
@@ -224,6 +229,12 @@ class Deliverer:
             log.exception("mail %d: tearing the context down broke", work.claim.job_id)
         assert tally is not None
         return tally
+
+    def _wants_context(self, work: Calls) -> bool:
+        try:
+            return self.tools.transports(work.claim.transport).runs_foreign_code
+        except DeferredMailError:
+            return False  # it cannot be made, as the attempt will say
 
     # -- afterwards -------------------------------------------------------------------------
 

@@ -101,11 +101,13 @@ def _after(
         # This try did not reach anybody, but the one before may have: the status stays. The key
         # stays too, unless an answer said "not sent" to it.
         return replace(entry, detail=result.detail, doubt=None if answered else entry.doubt)
-    return replace(
-        entry,
-        status=_STATUS_OF[result.fate],
-        detail=result.detail,
-        provider_message_id=result.provider_message_id or entry.provider_message_id,
+    return JobRecipient(
+        entry.address,
+        entry.kind,
+        _STATUS_OF[result.fate],
+        result.detail,
+        result.provider_message_id or entry.provider_message_id,
+        entry.name,
         unknowns=entry.unknowns + unknown,
         doubt=call_key if unknown else None,
         doubted_at=doubted_at if unknown else None,

@@ -122,6 +122,9 @@ class Transport(ABC):
     schedules_ahead: float | None = None
     #: Seconds for which the provider recognises a repeated idempotency key; ``None``: it does not.
     idempotency_window: ClassVar[float | None] = None
+    #: Sending may run code that is not ours, such as a callable for access tokens, and that wants
+    #: the application's context. Making one costs some 20 microseconds a mail.
+    runs_foreign_code: bool = True
     #: For messages to people: "SMTP", "SendCloud".
     label: ClassVar[str] = "transport"
     #: What may leave by it, by all processes together (``?rate=``).

@@ -56,6 +56,7 @@ class Combination(Transport):
             keeps_message_id=all(m.keeps_message_id for m in members),
             label=kind,
         )
+        self.runs_foreign_code = any(m.runs_foreign_code for m in members)
         self.schedules_ahead = _if_all(m.schedules_ahead for m in members)
 
     def check(self, letter: Letter) -> None:

@@ -32,6 +32,7 @@ class ConsoleTransport(Transport):
 
     features: ClassVar[frozenset[Feature]] = frozenset(Feature)
     label: ClassVar[str] = "console"
+    runs_foreign_code = False
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class FileTransport(Transport):
 
     features: ClassVar[frozenset[Feature]] = frozenset(Feature)
     label: ClassVar[str] = "file"
+    runs_foreign_code = False
 
     def __init__(
         self, name: str, folder: str | os.PathLike[str], *, signer: Signer | None = None

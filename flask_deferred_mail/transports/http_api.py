@@ -121,6 +121,8 @@ class HttpApiTransport(Transport):
     the usual ones; ``timeout`` the seconds to wait for a connection.
     """
 
+    runs_foreign_code = False
+
     def __init__(
         self,
         name: str,

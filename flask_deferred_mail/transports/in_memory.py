@@ -36,6 +36,7 @@ class InMemoryTransport(Transport):
 
     features: ClassVar[frozenset[Feature]] = frozenset(Feature)
     label: ClassVar[str] = "memory"
+    runs_foreign_code = False
 
     def __init__(self, name: str = "default", *, signer: Signer | None = None) -> None:
         super().__init__(name)

@@ -14,6 +14,7 @@ class NullTransport(Transport):
 
     features: ClassVar[frozenset[Feature]] = frozenset(Feature)
     label: ClassVar[str] = "null"
+    runs_foreign_code = False
 
     def send(self, call: Call) -> Outcome:
         """Accept the mail, and forget it."""

@@ -88,6 +88,7 @@ class SmtpTransport(Transport):
         signer: Signer | None = None,
     ) -> None:
         super().__init__(name)
+        self.runs_foreign_code = token is not None
         self.signer = signer
         if timeout is not None:
             connect_timeout = min(connect_timeout, timeout)
