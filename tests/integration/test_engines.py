@@ -259,6 +259,8 @@ def test_mail_in_a_session_is_handed_over_when_it_is_committed(
     wait_until(lambda: runtime.handover.pending == 0)
     assert len(smtp.messages) == 1
     runtime.close()
+    with site.app_context():
+        db.engine.dispose()
 
 
 # --- RQ --------------------------------------------------------------------------------------
