@@ -2,8 +2,8 @@
 
 Names (``request``, ``drain``, ...) pick parts; without names all of them run. ``--quick`` is a
 look that ends within minutes and goes to ``build/benchmarks``; a full run replaces those parts of
-``docs/benchmarks`` that it has measured. ``--database`` picks databases, ``--huge`` adds ten
-million rows. Nothing is asserted.
+``docs/benchmarks`` that it has measured; ``--page`` writes the page anew from what was kept.
+``--database`` picks databases, ``--huge`` adds ten million rows. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.benchmarks import (
     bench_hook,
     bench_many,
     bench_memory,
+    bench_profile,
     bench_providers,
     bench_purge,
     bench_recording,
@@ -47,6 +48,7 @@ PARTS: dict[str, Callable[[Scope], None]] = {
     "many": bench_many.run,
     "sweep": bench_sweep.run,
     "purge": bench_purge.run,
+    "profile": bench_profile.run,
 }
 #: What a quick run without names measures: every part that has a bar, on SQLite.
 _QUICK = ("request", "drain", "slow", "providers", "memory", "claims", "rendering")
@@ -57,6 +59,9 @@ def main() -> None:
     quick_and_all = chosen.quick and not chosen.names
     databases = chosen.database or (["sqlite"] if quick_and_all else [])
     folder = chosen.out or ROOT / ("build" if chosen.quick else "docs") / "benchmarks"
+    if chosen.page:
+        print(page.write(folder, list(PARTS)))
+        return
     for part in chosen.names or (_QUICK if chosen.quick else PARTS):
         report = Report(part, surroundings(), chosen.quick)
         print(f"\n## {part}\n{report.about}", flush=True)
@@ -66,8 +71,8 @@ def main() -> None:
             PARTS[part](scope)
         report.seconds = time.monotonic() - started
         report.save(folder / "data")
-        print(f"\n({part}: {report.seconds:.0f} s)", flush=True)
-    print(f"\nThe page: {page.write(folder, list(PARTS))}")
+        written = page.write(folder, list(PARTS))
+        print(f"\n({part}: {report.seconds:.0f} s; see {written})", flush=True)
 
 
 def _arguments() -> argparse.Namespace:
@@ -79,6 +84,7 @@ def _arguments() -> argparse.Namespace:
         "--database", action="append", default=[], choices=DATABASES, help="default: all"
     )
     parser.add_argument("--out", type=Path, help="folder for page, plots and data")
+    parser.add_argument("--page", action="store_true", help="write the page anew, and do no more")
     chosen = parser.parse_args()
     if unknown := set(chosen.names) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")

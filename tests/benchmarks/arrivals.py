@@ -60,26 +60,37 @@ class Arrivals:
                     self._news.notify_all()
 
     def stretch(
-        self, mails: int, start: Callable[[], object], note: Callable[[], float], patience: float
+        self,
+        mails: int,
+        start: Callable[[], object],
+        note: Callable[[], float],
+        patience: float,
+        check: Callable[[], object] = lambda: None,
     ) -> Stretch:
-        """Start a sender and wait for its mails; ``note`` is called at the first and at the end.
+        """Start a sender and wait for its mails; ``note`` is called at the first and at the end,
+        ``check`` every second: it may raise.
 
         :raises AssertionError: fewer have come when ``patience`` seconds had passed.
         """
         before = self.count
         start()
-        self._wait_for(before + 1, patience)
+        self._wait_for(before + 1, patience, check)
         first, noted = time.perf_counter(), note()
         come = self.count - before
-        self._wait_for(before + mails, patience)
+        self._wait_for(before + mails, patience, check)
         seconds = time.perf_counter() - first
         # More than one may have come before we looked: only what came in the stretch counts.
         return Stretch(mails - come + 1, max(seconds, 1e-6), (noted, note()))
 
-    def _wait_for(self, number: int, patience: float) -> None:
-        with self._news:
-            found = self._news.wait_for(lambda: self.count >= number, patience)
-        assert found, f"{self.count} of {number} mails came within {patience:.0f} s"
+    def _wait_for(self, number: int, patience: float, check: Callable[[], object]) -> None:
+        end = time.monotonic() + patience
+        while self.count < number:
+            with self._news:
+                self._news.wait_for(lambda: self.count >= number, 1.0)
+            if self.count < number:
+                check()
+                missing = f"{number - self.count} mails did not come within {patience:.0f} s"
+                assert time.monotonic() < end, missing
 
 
 @contextmanager

@@ -40,5 +40,9 @@ BARS: dict[str, tuple[str, str]] = {
         "p99 of a view that records a mail, 8 clients, SQLite",
         "at most 2 times the p99 of the view that sends nothing",
     ),
+    "guarantees": (
+        "guarantees at this speed",
+        "all of them: one mail in doubt for each connection, no more",
+    ),
     "providers": ("the drain through HTTP providers (local server)", "none: state it"),
 }

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from tests.benchmarks import programs
 from tests.benchmarks.arrivals import Arrivals, cpu_of, late_sink
 from tests.benchmarks.measuring import Scope, Series, in_turns, spread
-from tests.benchmarks.senders import Ours, PostOffice, Sender, queues, smtp_source, turn
+from tests.benchmarks.senders import Ours, PostOffice, Sender, attempted, queues, smtp_source
 from tests.support.databases import fresh_database
 
 #: Seconds by which every reply is late.
@@ -64,8 +64,8 @@ def _run(scope: Scope, senders: dict[str, tuple[Sender, int]], sink: Arrivals) -
             return
         sender, mails = senders[name]
         before, come = cpu_of(sink), sink.count
-        figures = turn(sender, sink, mails)
-        server.add(name, (cpu_of(sink) - before) / (sink.count - come) * 1000)
+        figures = attempted(scope.report, name, sender, sink, mails)
+        server.add(name, (cpu_of(sink) - before) / max(1, sink.count - come) * 1000)
         rate.add(name, figures.rate)
         cpu.add(name, figures.cpu)
         memory.add(name, figures.memory)

@@ -7,6 +7,7 @@ steadier figure. What is printed is the median, with the least and the most besi
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sqlite3
@@ -80,8 +81,10 @@ def in_turns(rounds: int, names: Sequence[str], measure: Callable[[str], None]) 
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
-    """Median, and the least and the most."""
-    found = sorted(values)
+    """Median, and the least and the most; rounds that failed (NaN) are left out."""
+    found = sorted(value for value in values if not math.isnan(value))
+    if not found:
+        return "failed"
     middle = statistics.median(found)
     return f"{middle:.{digits}f} ({found[0]:.{digits}f}-{found[-1]:.{digits}f})"
 

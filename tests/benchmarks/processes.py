@@ -45,7 +45,7 @@ def pss(root: int) -> float:
 
 
 class PeakMemory:
-    """The most PSS that a tree had, looked at ten times a second, from entering to leaving."""
+    """The most PSS that a tree had, looked at four times a second, from entering to leaving."""
 
     def __init__(self, root: int) -> None:
         self._root, self._over = root, threading.Event()
@@ -63,5 +63,5 @@ class PeakMemory:
     def _watch(self) -> None:
         while True:
             self.mib = max(self.mib, pss(self._root))
-            if self._over.wait(0.1):
+            if self._over.wait(0.25):
                 return

@@ -88,6 +88,10 @@ class Report:
         """A figure for a bar: the median of ``values`` must not be less than ``limit``."""
         self._figure(bar, Figure(what, _middle(values), limit, "at least", unit))
 
+    def state(self, bar: str, what: str, values: Iterable[float], unit: str) -> None:
+        """A figure where no limit was set."""
+        self.figures.setdefault(bar, []).append(Figure(what, _middle(values), 0, "at least", unit))
+
     def _figure(self, bar: str, figure: Figure) -> None:
         self.figures.setdefault(bar, []).append(figure)
         word = "reached" if figure.reached else "NOT reached"
@@ -95,7 +99,11 @@ class Report:
 
     def plot(self, name: str, title: str, unit: str, series: dict[str, list[float]]) -> None:
         """Keep a plot of the median, the least and the most of each contestant."""
-        bars = [(key, _middle(values), min(values), max(values)) for key, values in series.items()]
+        bars = []
+        for key, values in series.items():
+            found = [value for value in values if not math.isnan(value)]
+            if found:
+                bars.append((key, _middle(found), min(found), max(found)))
         self.plots.append(Plot(name, title, unit, bars))
 
     def left_out(self, what: str) -> None:

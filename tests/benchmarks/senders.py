@@ -5,10 +5,12 @@ A turn of a sender: fill, start the process, watch the mails come, end the proce
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +24,7 @@ from flask_deferred_mail.store.schema import jobs
 from tests.benchmarks import processes, programs
 from tests.benchmarks.arrivals import Arrivals
 from tests.benchmarks.measuring import MAIL
+from tests.benchmarks.report import Report
 from tests.support.mail_app import MailApp
 from tests.support.waiting import wait_until
 from tests.support.web_server import ROOT
@@ -49,19 +52,39 @@ class Sender(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """What one turn came to. CPU: milliseconds per mail, of all processes of the sender; memory:
-    MiB of PSS, of all of them, at its highest."""
+    """What one turn came to; NaN: it failed.
 
-    rate: float
-    cpu: float
-    memory: float
+    CPU: milliseconds per mail, of all processes of the sender; memory: MiB of PSS, of all of them,
+    at its highest."""
+
+    rate: float = math.nan
+    cpu: float = math.nan
+    memory: float = math.nan
+
+
+def attempted(report: Report, name: str, sender: Sender, sink: Arrivals, mails: int) -> Turn:
+    """A turn; one that fails is told on the page, and does not end the contest."""
+    try:
+        return turn(sender, sink, mails)
+    except AssertionError as error:
+        report.left_out(f"a round of {name}: {error}")
+        return Turn()
 
 
 def turn(sender: Sender, sink: Arrivals, mails: int, patience: float = 120.0) -> Turn:
-    """Fill, send, and measure from the first mail to the last one and its outcome."""
+    """Fill, send, and measure from the first mail to the last one and its outcome.
+
+    :raises AssertionError: it ended, or became silent, before all was sent.
+    """
     sender.fill(mails)
     with started(sender) as process, processes.PeakMemory(process.pid) as memory:
-        stretch = sink.stretch(mails, lambda: None, lambda: processes.cpu(process.pid), patience)
+        stretch = sink.stretch(
+            mails,
+            lambda: None,
+            lambda: processes.cpu(process.pid),
+            patience,
+            lambda: _must_run(process),
+        )
         arrived = time.perf_counter()
         sender.settle(mails)
         seconds = stretch.seconds + time.perf_counter() - arrived
@@ -70,20 +93,36 @@ def turn(sender: Sender, sink: Arrivals, mails: int, patience: float = 120.0) ->
     return Turn(number / seconds, used / number * 1000, memory.mib)
 
 
+def _must_run(process: subprocess.Popen[bytes]) -> None:
+    assert not process.poll(), f"the sender ended with {process.returncode}"
+
+
 @contextmanager
 def started(sender: Sender) -> Iterator[subprocess.Popen[bytes]]:
     """The sender's process, in a group of its own, which ends with the block."""
-    process = subprocess.Popen(
-        list(sender.command),
-        env={**os.environ, **sender.env},
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            list(sender.command),
+            env={**os.environ, **sender.env},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            with _ended(process):
+                yield process
+        except AssertionError as error:
+            log.seek(0)
+            words = log.read().decode("utf-8", "replace").split()[-60:]
+            raise AssertionError(f"{error}; its last words: {' '.join(words)}") from None
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
-        yield process
+        yield
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
