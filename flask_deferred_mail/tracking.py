@@ -56,6 +56,8 @@ class TrackingEvent:
     bounce_type: BounceType | None = None
     #: Place in its report, where one report tells of several recipients under one number.
     part: int = 0
+    #: The provider does not say whom it is about: ``recipient`` is the only one in To.
+    by_heading: bool = False
     #: When it happened, by the provider's clock; seconds since the epoch.
     occurred_at: float | None = None
     #: What our request said of the mail (:mod:`.reference`), if the provider gave it back.
@@ -102,13 +104,30 @@ _UNDECIDED = (RecipientStatus.UNKNOWN, RecipientStatus.PENDING)
 _REFUSALS = (EventKind.REJECTED, EventKind.FAILED)
 
 
+def about(event: TrackingEvent, recipients: tuple[JobRecipient, ...]) -> TrackingEvent:
+    """The report as far as it goes, now that its mail is known.
+
+    If somebody in Cc or Bcc got the same mail as the only one in To, it may be about any of them;
+    and what shows that one of them was accepted, shows it of all who were in that call.
+    """
+    if not event.by_heading or event.recipient is None:
+        return event
+    if len(recipients) == 1 or all(entry.kind == "to" for entry in recipients):
+        return event
+    doubts = {entry.doubt for entry in recipients if is_for(event, entry.address)} - {None}
+    others = (entry.address for entry in recipients if entry.doubt in doubts)
+    among = dict.fromkeys((*event.among, *others))
+    return replace(event, recipient=None, among=tuple(among))
+
+
 def after_event(
     recipients: tuple[JobRecipient, ...], event: TrackingEvent, moment: float, since: float
 ) -> tuple[JobRecipient, ...]:
     """The recipients after a report.
 
-    ``moment`` is when it happened (or came in), ``since`` when the mail was last let go. A report
-    of something before that is of a copy before: whoever is to get the mail since then still is.
+    ``moment`` is when it happened (or came in), ``since`` when a person last let the mail go once
+    more (0: nobody has). A report of something before that is of a copy before: whoever is to get
+    the mail since then still is.
     """
     fresh = moment >= since
     if event.recipient is None and len(recipients) == 1:

@@ -15,8 +15,9 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from ..job import JobRecipient
 from ..reference import job_of, reference
-from ..tracking import EventKind, TrackingEvent
+from ..tracking import EventKind, TrackingEvent, about
 from .schema import events, jobs
 from .schema import recipients as recipient_index
 
@@ -47,6 +48,10 @@ class Entry:
     def of(self, job_id: int | None) -> Entry:
         return replace(self, job_id=job_id)
 
+    def about(self, recipients: tuple[JobRecipient, ...]) -> Entry:
+        """The same, now that the recipients of its mail are known."""
+        return replace(self, event=about(self.event, recipients))
+
 
 def digest(event: TrackingEvent, part: int | None = None) -> str:
     """Names a report: the same for each repeat of it."""
@@ -57,7 +62,11 @@ def digest(event: TrackingEvent, part: int | None = None) -> str:
 def row_of(entry: Entry, open_until: float | None) -> dict[str, Any]:
     """The values of a new row."""
     event = entry.event
-    own = {"among": list(event.among), "event_id": event.event_id}
+    own = {
+        "among": list(event.among),
+        "event_id": event.event_id,
+        "by_heading": event.by_heading,
+    }
     return {
         "digest": digest(event),
         "transport": event.transport,
@@ -85,6 +94,7 @@ def entry_of(row: Any) -> Entry:
         message_id=row.provider_message_id,
         event_id=data.get("event_id", ""),
         bounce_type=row.bounce_type,
+        by_heading=data.get("by_heading", False),
         occurred_at=row.occurred_at,
         reference=row.reference,
         own_message_id=row.message_id,
@@ -132,7 +142,7 @@ def _by_number(
     connection: Connection, reported: Iterable[TrackingEvent]
 ) -> Mapping[str, list[tuple[int, str]]]:
     """Provider's number -> mail and address of all recipients that have it."""
-    numbers = {event.message_id for event in reported if event.message_id and not event.reference}
+    numbers = {e.message_id for e in reported if e.message_id and job_of(e.reference) is None}
     found: dict[str, list[tuple[int, str]]] = {}
     table = recipient_index.c
     for some in _pieces(sorted(numbers)):

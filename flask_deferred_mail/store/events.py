@@ -8,6 +8,8 @@ known yet. So nothing on the way of a mail pays for reports.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +42,9 @@ _WAITS = 7 * 86_400.0
 #: Open reports that one look goes through, and those of one transaction.
 _LOOKED_AT = 2_000
 _TOGETHER = 200
+#: More reports without a mail than this are somebody else's: so many are looked for with pauses, in
+#: all not more than one part in so many of the time.
+_CROWD, _PART = 100, 20
 
 #: Called in the transaction that stores a report, with the mail that it is about; ``None``: that
 #: is not known. Then it is called once more if the mail is found later.
@@ -71,6 +76,8 @@ class Events:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.hooks: list[Hook] = []
+        #: Until when reports without a mail are not looked at once more (monotonic).
+        self._rests_until = 0.0
 
     def take_in(self, reported: Sequence[TrackingEvent]) -> list[Joined]:
         """Store what is new, and let it have its effect, in one transaction.
@@ -95,7 +102,11 @@ class Events:
 
         :raises StoreError: the database failed.
         """
-        ready = self.database.read(_ready)
+        began = time.monotonic()
+        strangers = began >= self._rests_until
+        ready, crowd = self.database.read(lambda c: _ready(c, strangers))
+        if crowd > _CROWD:
+            self._rests_until = time.monotonic() + _PART * (time.monotonic() - began)
         joined: list[Joined] = []
         for start in range(0, len(ready), _TOGETHER):
             ids = ready[start : start + _TOGETHER]
@@ -136,6 +147,8 @@ class Events:
         entries: Sequence[Entry],
         moment: float,
     ) -> list[Joined]:
+        whose = {job_id: recipients_from(row.recipients) for job_id, row in rows.items()}
+        entries = [e.about(whose[e.job_id]) if e.job_id in whose else e for e in entries]
         in_hand = {job_id for job_id, row in rows.items() if _in_hand(row, moment)}
         ended = set()
         for job_id in rows.keys() - in_hand:
@@ -166,7 +179,7 @@ def _lock(connection: Connection, entries: Sequence[Entry]) -> Rows:
     """The rows of the entries' mails by their numbers, locked in one order for everybody."""
     numbers = sorted({entry.job_id for entry in entries if entry.job_id is not None})
     query = (
-        select(*JOB_COLUMNS)
+        select(*JOB_COLUMNS, jobs.c.budget_start)
         .where(jobs.c.id.in_(numbers))
         .order_by(jobs.c.id)
         .with_for_update(of=jobs)
@@ -210,7 +223,7 @@ def _change(connection: Connection, row: Any, entries: Sequence[Entry]) -> dict[
     """What these reports change in a row that nobody has in hand; empty if nothing."""
     before = recipients = recipients_from(row.recipients)
     for entry in entries:
-        recipients = after_event(recipients, entry.event, entry.moment, row.first_due_at)
+        recipients = after_event(recipients, entry.event, entry.moment, _let_go_again(row))
     if recipients == before:
         return {}
     index_recipients(connection, [(row.id, recipients)])
@@ -218,6 +231,12 @@ def _change(connection: Connection, row: Any, entries: Sequence[Entry]) -> dict[
     if JobStatus(row.status) in ENDED or any(_undecided(entry) for entry in recipients):
         return values
     return values | _end(ended_status(recipients))
+
+
+def _let_go_again(row: Any) -> float:
+    """When a person let a mail go once more; 0: nobody has, so every report is of these copies,
+    whatever the provider's clock says. Most of those clocks show whole seconds."""
+    return float(math.floor(row.first_due_at)) if row.budget_start else 0.0
 
 
 def _undecided(entry: JobRecipient) -> bool:
@@ -261,7 +280,7 @@ def _keep(
         if entry.id is None:
             new.append(row_of(entry.of(job_id), open_until))
         elif not entry.announced or open_until is None:
-            values = {"job_id": job_id, "open_until": open_until}
+            values = {"job_id": job_id, "open_until": open_until, "address": entry.event.recipient}
             connection.execute(update(events).where(events.c.id == entry.id).values(values))
     if new:
         connection.execute(insert(events), new)
@@ -274,8 +293,9 @@ def _jobs(connection: Connection, numbers: Collection[int]) -> dict[int, Job]:
     return {row.id: job_from(row) for row in connection.execute(query)}
 
 
-def _ready(connection: Connection) -> list[int]:
-    """The open reports that may have an effect now, by what can be seen without a lock."""
+def _ready(connection: Connection, strangers: bool) -> tuple[list[int], int]:
+    """The open reports that may have an effect now, by what can be seen without a lock; and how
+    many were looked at whose mail was not found before, if these ``strangers`` were to be."""
     moment = read_now(connection)
     query = (
         select(events)
@@ -283,6 +303,8 @@ def _ready(connection: Connection) -> list[int]:
         .order_by(events.c.open_until.desc())
         .limit(_LOOKED_AT)
     )
+    if not strangers:
+        query = query.where(events.c.job_id.is_not(None))
     found = [entry_of(row) for row in connection.execute(query)]
     entries = [e for e in find_owners(connection, found) if e.job_id is not None] if found else []
     numbers = sorted({entry.job_id for entry in entries if entry.job_id is not None})
@@ -293,4 +315,5 @@ def _ready(connection: Connection) -> list[int]:
             jobs.c.id.in_(some), jobs.c.status == JobStatus.SENDING.value, jobs.c.due_at > moment
         )
         busy |= set(connection.scalars(in_hand))
-    return sorted(e.id for e in entries if e.id is not None and e.job_id not in busy)
+    ready = sorted(e.id for e in entries if e.id is not None and e.job_id not in busy)
+    return ready, sum(not entry.announced for entry in found)

@@ -93,8 +93,9 @@ def _event(body: Mapping[str, Any], event_id: str) -> TrackingEvent:
     among = addresses(data.get("to"))
     return TrackingEvent(
         kind=kind,
-        # Of several, Resend does not tell which.
+        # These are all of To. Resend tells neither which of them it is about, nor of Cc and Bcc.
         recipient=among[0] if len(among) == 1 else None,
+        by_heading=True,
         message_id=number(data.get("email_id")),
         event_id=event_id,
         bounce_type=bounce_type,
