@@ -7,7 +7,7 @@ from html import escape
 
 from tests.benchmarks.report import Plot
 
-_WIDTH, _LABELS, _ROW, _TOP, _BOTTOM = 860, 310, 26, 44, 30
+_WIDTH, _LABELS, _ROW, _TOP, _BOTTOM = 960, 390, 26, 44, 30
 _OURS, _OTHERS, _WHISKER = "#1f6f8b", "#b5bcc4", "#444"
 
 
