@@ -21,6 +21,7 @@ from ..letter import Address, Letter, Part, Recipient
 from ..mime import address_needs_utf8
 from ..mime_headers import encoded_words
 from ..reference import NAME
+from .extras import refuse_ours
 from .headings import Heading, headings
 from .provider import Stamp
 
@@ -185,9 +186,7 @@ def check(letter: Letter) -> None:
     _check_body(letter)
     for number, part in enumerate(letter.attachments, 1):
         _check_file(part, number)
-    taken = sorted(_NOT_EXTRA.intersection(letter.esp_extra))
-    if taken:
-        raise UnsupportedFeature("esp_extra", f"{', '.join(taken)} cannot be set this way")
+    refuse_ours(letter.esp_extra, _NOT_EXTRA)
     if letter.size > MAX_MESSAGE:
         raise MessageTooLarge(
             "attachments", f"Brevo takes {MAX_MESSAGE} bytes a mail, this one has {letter.size}"

@@ -23,7 +23,7 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import HTTPException
@@ -186,7 +186,8 @@ class HttpApiTransport(Transport):
             return
         link = progress.tls or "no TLS"
         yield ProbeStep("connect", True, f"{host} ({progress.peer}), {link}")
-        yield self.read_probe(answer)
+        step = self.read_probe(answer)
+        yield replace(step, detail=clean(step.detail, 400))
 
     def close(self) -> None:
         """Close the connections that are not in use at the moment."""

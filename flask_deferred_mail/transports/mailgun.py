@@ -7,6 +7,7 @@ table. What this provider cannot carry is in ``docs/transports/mailgun.md``.
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Sequence
@@ -174,7 +175,8 @@ class MailgunTransport(ProviderTransport):
     # Looking after it
 
     def secrets(self) -> tuple[str, ...]:
-        return (self._key,)
+        login = f"api:{self._key}".encode()
+        return self._key, base64.b64encode(login).decode()
 
     def probe_request(self) -> requests.Request:
         """What Mailgun knows of the domain; nothing is mailed."""

@@ -17,6 +17,7 @@ from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Letter, Recipient
 from ..mime import address_needs_utf8
 from ..reference import NAME
+from .extras import plain, refuse_ours
 from .mailbox import mailbox
 from .provider import Stamp
 
@@ -326,15 +327,9 @@ def _check_body(letter: Letter) -> None:
 
 
 def _check_extra(letter: Letter) -> None:
-    taken = [name for name in letter.esp_extra if _is_ours(name.lower(), letter)]
-    if taken:
-        raise UnsupportedFeature("esp_extra", f"{', '.join(sorted(taken))} cannot be set this way")
-
-
-def _is_ours(name: str, letter: Letter) -> bool:
-    if name == "o:tracking-clicks":
-        return letter.track_clicks is not None
-    return name in _NOT_EXTRA or name.startswith(("h:", "v:"))
+    clicks = () if letter.track_clicks is None else ("o:tracking-clicks",)
+    names = (name for name in map(plain, letter.esp_extra) if name.startswith(("h:", "v:")))
+    refuse_ours(letter.esp_extra, (*_NOT_EXTRA, *clicks, *names))
 
 
 def check_call(letter: Letter, recipients: Sequence[Recipient]) -> None:

@@ -15,6 +15,7 @@ from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Letter, Part, Recipient
 from ..mime import address_needs_utf8
 from ..reference import NAME
+from .extras import refuse_ours
 from .mailbox import mailbox
 from .provider import Stamp
 
@@ -271,11 +272,8 @@ def _check_file(part: Part) -> None:
 
 
 def _check_extra(letter: Letter) -> None:
-    taken = [name for name in letter.esp_extra if name.lower() in _NOT_EXTRA]
-    if letter.track_clicks is not None:
-        taken += [name for name in letter.esp_extra if name.lower() == "tracklinks"]
-    if taken:
-        raise UnsupportedFeature("esp_extra", f"{', '.join(sorted(taken))} cannot be set this way")
+    clicks = () if letter.track_clicks is None else ("tracklinks",)
+    refuse_ours(letter.esp_extra, (*_NOT_EXTRA, *clicks))
 
 
 def _check_sizes(letter: Letter) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import requests
 
+from ..cleaning import clean
 from ..letter import Letter, Recipient
 from ..outcome import Fate, Outcome, RecipientResult, ServerNote
 from . import per_item, resend_request
@@ -225,7 +226,7 @@ class ResendTransport(BatchingTransport):
         if call.in_doubt and self.code_of(answer, body) in _MISMATCH | _IN_FLIGHT:
             # Resend has seen this key, with the try that stayed without an answer. It does not
             # say what came of that one, so neither "refused" nor "not sent" would be true.
-            detail = self.words_of(answer, body)
+            detail = clean(self.words_of(answer, body), 300)
             return Outcome.for_all(call.recipients, Fate.UNKNOWN, detail, server=server)
         return super().read(call, answer, server)
 

@@ -17,6 +17,7 @@ from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Letter, Part, Recipient
 from ..mime import address_needs_utf8
 from ..reference import NAME
+from .extras import refuse_ours
 from .mailbox import mailbox
 from .provider import Stamp
 
@@ -172,9 +173,7 @@ def check(letter: Letter) -> None:
     _check_body(letter)
     for part in letter.parts:
         _check_file(part)
-    taken = sorted(_NOT_EXTRA.intersection(letter.esp_extra))
-    if taken:
-        raise UnsupportedFeature("esp_extra", f"{', '.join(taken)} cannot be set this way")
+    refuse_ours(letter.esp_extra, _NOT_EXTRA)
     if letter.size > MAX_MESSAGE:
         raise MessageTooLarge(
             "attachments", f"Resend takes {MAX_MESSAGE} bytes a mail, this one has {letter.size}"

@@ -7,12 +7,13 @@ field.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Letter, Part, Recipient
+from .extras import refuse_ours
 
 #: All attachments and inline images of a mail together, in bytes (code 40819).
 MAX_ATTACHMENTS = 10_485_760
@@ -143,7 +144,7 @@ def check(letter: Letter) -> None:
     """
     _check_tags(letter)
     _check_copies(letter)
-    _check_extra(letter.esp_extra)
+    refuse_ours(letter.esp_extra, _NOT_EXTRA)
     _check_headers(letter)
     _check_body(letter)
     _check_sizes(letter)
@@ -172,12 +173,6 @@ def _check_copies(letter: Letter) -> None:
         needs_copies = not alone or field != "template_id"
         if wanted and needs_copies and not letter.private_copies:
             raise UnsupportedFeature(field, "with SendCloud it needs private_copies=True")
-
-
-def _check_extra(extra: Mapping[str, Any]) -> None:
-    taken = sorted(_NOT_EXTRA.intersection(extra))
-    if taken:
-        raise UnsupportedFeature("esp_extra", f"{', '.join(taken)} cannot be set this way")
 
 
 def _check_headers(letter: Letter) -> None:

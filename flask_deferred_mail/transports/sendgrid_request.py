@@ -17,6 +17,7 @@ from ..letter import Address, Letter, Part, Recipient
 from ..mime import address_needs_utf8
 from ..mime_headers import encoded_words
 from ..reference import NAME
+from .extras import refuse_ours
 from .headings import Heading, headings
 from .provider import Stamp
 
@@ -323,9 +324,7 @@ def _check_type(field: str, content_type: str) -> None:
 
 
 def _check_extra(extra: Mapping[str, Any]) -> None:
-    taken = sorted(_NOT_EXTRA.intersection(extra))
-    if taken:
-        raise UnsupportedFeature("esp_extra", f"{', '.join(taken)} cannot be set this way")
+    refuse_ours(extra, _NOT_EXTRA)
     for field in (_TRACKING, "mail_settings"):
         if not isinstance(extra.get(field, {}), Mapping):
             raise UnsupportedFeature("esp_extra", f"{field} must be a mapping")

@@ -19,6 +19,7 @@ from ..letter import Address, Letter, Part, Recipient
 from ..mime import address_needs_utf8, render
 from ..mime_headers import addresses
 from ..reference import NAME
+from .extras import refuse_ours
 from .provider import Stamp
 
 SINGLE = "/v2/email/outbound-emails"
@@ -268,9 +269,7 @@ def check(letter: Letter) -> None:
     _check_tags(letter)
     _check_merging(letter)
     _check_template(letter)
-    taken = sorted(_NOT_EXTRA.intersection(letter.esp_extra))
-    if taken:
-        raise UnsupportedFeature("esp_extra", f"{', '.join(taken)} cannot be set this way")
+    refuse_ours(letter.esp_extra, _NOT_EXTRA)
     if letter.size > MAX_MESSAGE:
         raise MessageTooLarge(
             "attachments", f"SES takes {MAX_MESSAGE} bytes a mail, this one has {letter.size}"

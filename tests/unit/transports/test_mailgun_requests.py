@@ -376,4 +376,4 @@ def test_what_can_be_dropped_is_dropped(mailgun):
 def test_no_secret_is_shown(mailgun):
     """Neither the object nor its parts show the key, and answers are cleaned of it."""
     assert "key-test" not in repr(mailgun)
-    assert mailgun.secrets() == ("key-test",)
+    assert "key-test" in mailgun.secrets()
