@@ -9,6 +9,8 @@ look that ends within minutes and goes to ``build/benchmarks``; a full run repla
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -56,6 +58,8 @@ _QUICK = ("request", "drain", "slow", "providers", "memory", "claims", "renderin
 
 def main() -> None:
     chosen = _arguments()
+    # Told to stop, it ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     quick_and_all = chosen.quick and not chosen.names
     databases = chosen.database or (["sqlite"] if quick_and_all else [])
     folder = chosen.out or ROOT / ("build" if chosen.quick else "docs") / "benchmarks"

@@ -76,9 +76,11 @@ def _bars(reports: Sequence[Report]) -> Iterator[str]:
             elsewhere = "not measured here: [the tests hold it](../guarantees.md)"
             yield f"| {what} | {wanted} | | {elsewhere} |"
             continue
-        figures = [figure for report in reports for figure in report.figures.get(bar, [])]
-        yield f"| {what} | {wanted} | {_verdict(figures)} | {_measured(figures)} |"
-    yield "\nBold: not enough.\n"
+        found = [report for report in reports if bar in report.figures]
+        figures = [figure for report in found for figure in report.figures[bar]]
+        quick = " (a quick run)" if any(report.quick for report in found) else ""
+        yield f"| {what} | {wanted} | {_verdict(figures)}{quick} | {_measured(figures)} |"
+    yield "\nBold: not enough. A quick run has two or three small rounds: a look, no more.\n"
 
 
 def _verdict(figures: Sequence[Figure]) -> str:
