@@ -106,7 +106,9 @@ class Suppression:
             return False
         if self.reason is not Reason.UNSUBSCRIBE:
             return True
-        return not mailing.transactional and (not self.tag or self.tag in mailing.tags)
+        if mailing.transactional:
+            return False
+        return not self.tag or _alike(self.tag) in map(_alike, mailing.tags)
 
     @property
     def weight(self) -> int:
@@ -122,6 +124,11 @@ class Suppression:
         until = f", until {_day(self.expires_at)}" if self.expires_at is not None else ""
         why = self.reason.value.replace("_", " ") + tag
         return clean(f"not mailed: on the suppression list ({why}{since}{by}{until})")
+
+
+def _alike(tag: str) -> str:
+    """A tag as it is compared: providers report it in lower case, and we keep it on one line."""
+    return clean(tag, _LONGEST["tag"]).casefold()
 
 
 def _day(seconds: float) -> str:

@@ -65,13 +65,16 @@ def _event(body: Mapping[str, Any], moment: float | None) -> TrackingEvent:
     message_id = number(body.get("MessageID"))
     recipient = address(words(body.get("Recipient"), body.get("Email")))
     record = text(body.get("RecordType"))
-    # Only bounces have a number of their own.
-    composed = "|".join([record, message_id or "", recipient or "", f"{moment or 0:.6f}"])
+    number_ = text(body.get("ID"))
+    stamp = f"{moment or 0:.6f}"
+    names = [record, text(body.get("Type")), number_, message_id, recipient, stamp]
+    # Only bounces have a number of their own, and a complaint may have that of a bounce.
+    has_own = record == "Bounce" and number_ not in ("", "0")
     return TrackingEvent(
         kind=kind,
         recipient=recipient,
         message_id=message_id,
-        event_id=text(body.get("ID")) or composed,
+        event_id=number_ if has_own else "|".join(name or "" for name in names),
         bounce_type=bounce_type,
         occurred_at=moment,
         reference=reference_in(body.get("Metadata")),

@@ -141,7 +141,7 @@ def _array(value: Any) -> list[Any]:
     """A JSON array, or the text of one."""
     if isinstance(value, str):
         try:
-            value = WebhookRequest("", {}, value.encode()).json
+            value = WebhookRequest("", {}, value.encode("utf-8", "surrogatepass")).json
         except Refused:
             return []
     return items(value)

@@ -7,6 +7,7 @@ only for a topic that the application has named.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,9 @@ _SIGNED = {
     ),
 }
 _SIGNED["UnsubscribeConfirmation"] = _SIGNED["SubscriptionConfirmation"]
+
+
+_FILE = re.compile(r"https://[a-z0-9.-]+/[A-Za-z0-9_-]+\.pem")
 
 
 class Envelopes:
@@ -71,7 +75,8 @@ class Envelopes:
         url, signature = envelope.get("SigningCertURL"), envelope.get("Signature")
         if not isinstance(url, str) or not isinstance(signature, str):
             raise Refused("it is not signed")
-        if not is_of_sns(url, topic) or not url.endswith(".pem") or not url.isprintable():
+        # A file there, and nothing that the API of SNS would answer under the same name.
+        if not is_of_sns(url, topic) or not _FILE.fullmatch(url):
             raise Refused("its certificate is not one of SNS")
         key = self.certificates.key(url)
         version = text(envelope.get("SignatureVersion"))

@@ -106,6 +106,13 @@ def test_an_entry_keeps_back_what_its_scope_says(office: Office) -> None:
     assert found(Mailing("example.org", "", ("news",), transactional=True)) == {"all"}
 
 
+def test_a_tag_is_known_again_as_providers_spell_it(office: Office) -> None:
+    """In lower case, and with one blank where the message had two."""
+    office.list.add(ANN, "unsubscribe", tag="große news")
+    assert office.found(ANN, mailing=Mailing("example.com", "", ("Große  News",))) == {ANN}
+    assert office.found(ANN, mailing=Mailing("example.com", "", ("news",))) == set()
+
+
 def test_addresses_are_found_in_any_case(office: Office) -> None:
     """Also one that was recorded in capitals; many are looked up at once."""
     office.list.add("Ann.B@Example.net")

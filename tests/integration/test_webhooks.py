@@ -195,6 +195,8 @@ def test_a_subscription_to_another_topic_is_not(make_app: Make, fetched: list[st
         "https://sns.eu-west-1.amazonaws.com/x.pem",
         "https://s3.amazonaws.com/bucket/x.pem",
         "https://sns.us-east-1.amazonaws.com/x.txt",
+        "https://sns.us-east-1.amazonaws.com/?Action=Publish&Message=x.pem",
+        "https://sns.us-east-1.amazonaws.com/?x#/x.pem",
         "https://169.254.169.254/x.pem",
         "file:///etc/x.pem",
     ],

@@ -194,7 +194,9 @@ def test_an_unknown_word_is_other(provider: str) -> None:
 
 
 @pytest.mark.parametrize("provider", ["mailgun", "postmark", "brevo", "sendcloud"])
-@pytest.mark.parametrize("value", [None, [], {}, 0, True, "\x00\x1b[31m", "x" * 5000, [[{}]]])
+@pytest.mark.parametrize(
+    "value", [None, [], {}, 0, True, "\x00\x1b[31m", "\ud800", "x" * 5000, [[{}]]]
+)
 def test_fields_of_any_shape_crash_nothing(provider: str, value: Any) -> None:
     """Every field of what is not covered by a signature, replaced in turn."""
     one = one_of(provider)
@@ -219,6 +221,22 @@ def test_fields_of_any_shape_crash_nothing(provider: str, value: Any) -> None:
             assert event.message_id is None or len(event.message_id) <= 255
             assert event.detail.isprintable()
         inner[name] = before
+
+
+def test_reports_of_postmark_under_one_number_are_told_apart() -> None:
+    """A complaint may have the number of a bounce, and 0 is nobody's."""
+    content = json.loads(fixture("postmark", "bounce_hard").body)
+    took: set[str] = set()
+    for changes in (
+        {},
+        {"ID": 0},
+        {"ID": 0, "MessageID": "m2"},
+        {"RecordType": "SpamComplaint"},
+    ):
+        body = json.dumps({**content, **changes}).encode()
+        [event] = receiver("postmark").read(request(one_of("postmark"), body), NOW)
+        took.add(event.event_id)
+    assert len(took) == 4
 
 
 def test_probes_of_sendcloud_say_nothing() -> None:
