@@ -230,7 +230,9 @@ def export(mail: AppMail, as_json: bool) -> None:
         return
     click.echo(_line(COLUMNS), nl=False)
     for entry in entries:
-        found = entry_object(entry)
+        # The words are a foreign server's, and a spreadsheet would take these for a formula.
+        quote = "'" if entry.detail.startswith(("=", "+", "-", "@")) else ""
+        found = entry_object(replace(entry, detail=f"{quote}{entry.detail}"))
         click.echo(_line([found[name] or "" for name in COLUMNS]), nl=False)
 
 

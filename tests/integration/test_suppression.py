@@ -339,6 +339,12 @@ def test_an_import_stores_what_is_good_and_numbers_what_is_not(
     run(app, "suppress", "import", tmp_path / "none.csv", code=2)
 
 
+def test_no_spreadsheet_takes_a_servers_words_for_a_formula(app: MailApp) -> None:
+    """They come from whoever runs the recipient's mail server."""
+    app.runtime.suppressions.add(ANN, "hard_bounce", detail="=HYPERLINK(1)")
+    assert ",'=HYPERLINK(1)," in run(app, "suppress", "export")
+
+
 def test_what_is_exported_can_be_imported(make_app: Make, app: MailApp, tmp_path: Path) -> None:
     """With every field as it was, also who is on it for good; without a header line, addresses."""
     suppressions = app.runtime.suppressions
