@@ -48,6 +48,8 @@ class _Entry:
     #: Released when it is written, or when its thread has to see to it.
     turn: threading.Lock = field(default_factory=threading.Lock)
     written: bool | None = None
+    #: It is its thread that writes next, for others too.
+    leads: bool = False
     #: Its commit with others failed: it is written on its own. Set with whether that commit may
     #: have happened all the same.
     alone: bool = False
@@ -89,7 +91,7 @@ class Outcomes:
     def _in_turn(self, entry: _Entry) -> bool:
         """Write it with others, or alone. Returns and raises as :meth:`record`."""
         if not self._leads(entry):
-            entry.turn.acquire()
+            self._await_turn(entry)
             if entry.written is not None:
                 return entry.written
             if entry.alone:
@@ -105,6 +107,22 @@ class Outcomes:
                 return False
             self._busy = True
             return True
+
+    def _await_turn(self, entry: _Entry) -> None:
+        """Wait until it is written, or its thread has to see to it."""
+        try:
+            entry.turn.acquire()
+        except BaseException:  # Ctrl-C, or a server that ends the request
+            self._leave(entry)
+            raise
+
+    def _leave(self, entry: _Entry) -> None:
+        """Nobody waits for it any more; whom it was to lead must not wait for ever."""
+        with self._lock:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+        if entry.leads:
+            self._pass_on([entry])
 
     def _lead(self, entry: _Entry) -> bool:
         """Write this outcome, and those that wait, in one transaction. If that fails, each thread
@@ -135,6 +153,10 @@ class Outcomes:
             for entry in batch:
                 entry.in_doubt = isinstance(error, CommitUnknown)
             return
+        except BaseException:  # this thread is told to stop: in the middle of the commit, maybe
+            for entry in batch:
+                entry.in_doubt = True
+            raise
         for entry in batch:
             entry.written = True
 
@@ -143,6 +165,8 @@ class Outcomes:
         with self._lock:
             following = self._waiting.popleft() if self._waiting else None
             self._busy = following is not None
+            if following is not None:
+                following.leads = True
         if following is not None:
             following.turn.release()
         for entry in batch[1:]:

@@ -15,6 +15,7 @@ from sqlalchemy import func, select, update
 from flask_deferred_mail.errors import CommitUnknown, StoreBusy, StoreError
 from flask_deferred_mail.job import JobRecipient, JobStatus, RecipientStatus
 from flask_deferred_mail.letter import Submission
+from flask_deferred_mail.store import outcomes as writing
 from flask_deferred_mail.store.claims import Claim, Claims, Lease
 from flask_deferred_mail.store.database import Database
 from flask_deferred_mail.store.jobs import JobStore
@@ -50,7 +51,7 @@ class Desk:
         self.writes += 1
         failure = self.failures.pop(0) if self.failures else None
         if failure is not None:
-            if isinstance(failure, CommitUnknown):
+            if isinstance(failure, CommitUnknown) or failure.args == ("after the commit",):
                 self._write(work, **how)
             raise failure
         return self._write(work, **how)
@@ -155,4 +156,67 @@ def test_a_thread_that_is_told_to_stop_leaves_the_others_to_themselves(
             results.append(None)
     assert results.count(None) == 1
     assert results.count(True) == MAILS - 1
+    assert desk.sent() == [MAILS - 1] * 3
+
+
+def test_a_commit_that_an_exit_hides_is_looked_up_by_the_others(
+    desk: Desk, pool: ThreadPoolExecutor
+) -> None:
+    """``SystemExit`` right after the shared commit: it happened, and nobody's lease was lost."""
+    pending = desk.write_all_with([None, SystemExit("after the commit")], pool)
+    results = []
+    for future in pending:
+        try:
+            results.append(future.result(30))
+        except SystemExit:
+            results.append(None)
+    assert sorted(results, key=str) == [None] + [True] * (MAILS - 1)
+    assert desk.sent() == [MAILS, MAILS, MAILS]
+
+
+class _Interrupted:
+    """A turn whose owner is told to stop while he waits for it."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self.asked = 0
+
+    def acquire(self) -> None:
+        self.asked += 1
+        if self.asked > 1:  # the first is its own, taken to wait for it
+            assert self.stopped.wait(30)
+            raise KeyboardInterrupt
+
+    def release(self) -> None:
+        self.stopped.set()
+
+
+def _with_turn(turn: Any, entry: Any) -> Any:
+    entry.turn = turn
+    return entry
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_who_stops_waiting_keeps_nobody_from_writing(
+    desk: Desk, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """Ctrl-C in a thread that waits for its turn, or has just been given it."""
+    outcomes, turn, made = desk.jobs._outcomes, _Interrupted(), writing._Entry
+    leading = pool.submit(desk.record, desk.claims[0])
+    assert desk.entered.wait(30)
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "_Entry", lambda *what: _with_turn(turn, made(*what)))
+        stopped = pool.submit(desk.record, desk.claims[1])
+        wait_until(lambda: len(outcomes._waiting) == 1)
+    others = [pool.submit(desk.record, claim) for claim in desk.claims[2:]]
+    wait_until(lambda: len(outcomes._waiting) == MAILS - 1)
+    if not first:
+        turn.release()
+        with pytest.raises(KeyboardInterrupt):
+            stopped.result(30)
+    desk.gate.set()
+    assert leading.result(30) is True
+    assert [future.result(30) for future in others] == [True] * (MAILS - 2)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.result(30)
     assert desk.sent() == [MAILS - 1] * 3
