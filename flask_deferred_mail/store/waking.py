@@ -173,13 +173,18 @@ class Ear:
 
         :raises StoreError: the connection is lost.
         """
-        found = self._pending() or (self._selector.select(seconds) and self._pending())
-        return list(found or ())
+        until = time.monotonic() + seconds
+        while not (found := self._pending()):
+            ready = self._selector.select(max(0.0, until - time.monotonic()))
+            if any(key.fd == self._interrupted for key, _ in ready) or not ready:
+                return self._pending()
+            # What came may be no word: a server that closes the connection first says why.
+        return found
 
     def _pending(self) -> list[str]:
+        words: list[str] = []
         try:
             self._connection.pgconn.consume_input()
-            words = []
             while (notification := self._connection.pgconn.notifies()) is not None:
                 words.append(notification.extra.decode("utf-8", "replace"))
         except self._faults as error:

@@ -16,7 +16,7 @@ from sqlalchemy import event, text
 from flask_deferred_mail.delivery.sweep import Counts, Sweep
 from flask_deferred_mail.store import waking
 from flask_deferred_mail.store.database import Database
-from flask_deferred_mail.store.waking import Bell, Ear, Waiter, hears
+from flask_deferred_mail.store.waking import Bell, Ear, Waiter, hears, notify
 from tests.support.databases import DATABASES, fresh_database
 from tests.support.mail_app import MailApp
 from tests.support.pgbouncer import PgBouncer
@@ -159,6 +159,22 @@ def test_a_lost_connection_ends_listening_and_not_the_wait(
         waiter._listen_at = 0.0
         waiter.wait(0.01)
         assert waiter.listening
+
+
+def test_what_is_no_word_does_not_end_the_wait(
+    database: Database, other: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ends a connection says why before it closes it: two things come, no word."""
+    with closing(Waiter(database)) as waiter:
+        waiter.wait(0.01)
+        ear = waiter._ear
+        assert ear is not None
+        pending, came = ear._pending, iter([[], []])
+        monkeypatch.setattr(
+            ear, "_pending", lambda: pending() if (words := next(came, None)) is None else words
+        )
+        notify(other, "x")
+        assert ear.words(60) == ["x"]
 
 
 def test_listening_that_hears_nothing_is_not_relied_on(
