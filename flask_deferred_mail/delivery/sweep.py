@@ -313,11 +313,17 @@ class Sweep:
                     break
                 claims = self._take(name, 1, due_before=before, suspects=True)
                 self._put(claims, leave)
-                if not claims:
+                if not claims and not self._limit_passes(name):
                     break
                 self._wait_until_idle(SUSPECT_ALONE if self._goes_on else math.inf)
                 if self._pool.pending:
                     return
+
+    def _limit_passes(self, name: str) -> bool:
+        """In a single pass, wait until the limits of a transport let more through, if soon."""
+        if not self._is_limited(name) or self._goes_on or not self._worth_waiting():
+            return False
+        return not self._stop.wait(max(self.routes.wait(name), SHORTEST))
 
     def _is_turn_of_suspects(self, before: float) -> bool:
         """Whether nothing is in flight any more. A sweep that goes on waits for that now and then
