@@ -17,6 +17,8 @@ PROCESSES = 4
 RATE = 14
 #: Seconds over which arrivals are counted, after the processes have found their pace.
 WINDOW = 8.0
+#: Seconds that the test may take to see a window as full as it may be.
+LONGEST = 50.0
 WARMING = 1.0
 
 
@@ -36,23 +38,29 @@ def test_four_processes_keep_a_limit_together(
         site = make_site(DEFERRED_MAIL_DATABASE_URI=url)
         transport = f"{site.smtp.url()}&rate={RATE}/s"
         site.config["DEFERRED_MAIL_TRANSPORT"] = transport
-        number = int(RATE * (WINDOW + WARMING) * 1.5)
-        jobs = [site.rows.send(subject=f"mail-{n}") for n in range(number)]
+        jobs = [site.rows.send(subject=f"mail-{n}") for n in range(int(RATE * LONGEST))]
         sweeps = [site.sweep("--wait", "60") for _ in range(PROCESSES)]
-        enough = int(RATE * (WINDOW + WARMING) * 1.2)
-        wait_until(lambda: len(site.smtp.messages) >= enough, 60)
+        # On a busy machine a window may see fewer than allowed; none may see more.
+        wait_until(lambda: max(_windows(site), default=0) >= RATE * WINDOW * 0.9, LONGEST)
         for sweep in sweeps:
             sweep.must_run()
             sweep.process.terminate()
         assert all(sweep.end() == 0 for sweep in sweeps)
-
-        arrivals = sorted(message.at for message in site.smtp.messages)
-        begin = arrivals[0] + WARMING
-        counted = sum(begin <= at < begin + WINDOW for at in arrivals)
-        print(f"{kind}: {counted} mails in {WINDOW:.0f} s, {counted / WINDOW:.1f} a second")
-        assert counted <= RATE * WINDOW * 1.1
-        assert counted >= RATE * WINDOW * 0.9
+        arrivals = [message.at for message in site.smtp.messages]
+        counted = _windows(site)
+        print(f"{kind}: up to {max(counted)} mails in {WINDOW:.0f} s")
+        assert max(counted) <= RATE * WINDOW * 1.1
         assert len(set(site.by_subject())) == len(arrivals)
         attempts = {site.rows.job(job).attempts for job in jobs}
         assert attempts <= {0, 1}
         site.rows.close()
+
+
+def _windows(site: FaultSite) -> list[int]:
+    """How many mails came in each whole window, one beginning with each mail, after the start."""
+    arrivals = sorted(message.at for message in site.smtp.messages)
+    return [
+        sum(begin <= at < begin + WINDOW for at in arrivals[number:])
+        for number, begin in enumerate(arrivals)
+        if arrivals[0] + WARMING <= begin <= arrivals[-1] - WINDOW
+    ]

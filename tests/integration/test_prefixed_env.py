@@ -55,6 +55,7 @@ EXAMPLES: dict[str, tuple[str, str, Any]] = {
         ("*@example.com",),
     ),
     "DEFERRED_MAIL_ON_UNSUPPORTED": ("drop", "on_unsupported", "drop"),
+    "DEFERRED_MAIL_RQ": ("redis://127.0.0.1:6379/0", "rq", "redis://127.0.0.1:6379/0"),
     "DEFERRED_MAIL_ENCRYPTION_KEYS": (
         "A" * 43 + "=," + "_" * 42 + "8=",
         "encryption_keys",
