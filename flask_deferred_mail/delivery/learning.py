@@ -117,12 +117,17 @@ def entries_of(event: Reported, job: Job | None) -> list[Suppression]:
     if reason is None or job is None:
         return []
     address = event.recipient or _only(job)
+    if not address:
+        log.info(
+            "mail %d: %s (%s), of one among several: nobody is listed", job.id, event.kind, reason
+        )
+        return []
     # A provider's own list is for all mail.
     tags = _tags(event) if event.kind == "unsubscribed" else []
     try:
         return [_entry(event, address, job, reason, tag) for tag in tags or [""]]
     except MessageError as error:
-        log.warning("mail %d: a report of %r names nobody: %s", job.id, event.kind, error)
+        log.warning("mail %d: %s (%s) names nobody: %s", job.id, event.kind, reason, error)
         return []
 
 

@@ -286,6 +286,18 @@ def test_what_else_is_reported_changes_nothing(app: MailApp, report: Report) -> 
     assert app.runtime.suppressions.of(BOB) == []
 
 
+def test_a_report_of_one_among_several_lists_nobody(
+    app: MailApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says so in words, and raises no alarm."""
+    caplog.set_level("INFO", logger="flask_deferred_mail.delivery")
+    learner = Learner(app.runtime.suppressions)
+    assert learner.on_event(Report("complained", recipient=None), app.send(BOB, EVE)) == []
+    [record] = [r for r in caplog.records if "nobody is listed" in r.message]
+    assert record.levelname == "INFO"
+    assert "complained (complaint)" in record.message
+
+
 def test_an_unsubscribe_from_a_list_is_for_its_tag(make_app: Make) -> None:
     """Named by the report; two tags are two entries."""
     app = make_app("memory:")
