@@ -164,6 +164,7 @@ class Deliverer:
         started = _Clock()
         ended = before_attempt(claim, self.policy, claim.now(), started.note())
         if ended is not None:
+            holding.writing = True
             return self._record(claim, ended, letter)
         if claim.deaths:
             self._make_room(holding)
@@ -195,6 +196,7 @@ class Deliverer:
         )
         if refusals := refusals_of(claim, work.letter, work.outcomes):
             verdict = replace(verdict, refusals=refusals)
+        holding.writing = True
         try:
             delivered = self._record(claim, verdict, work.letter, patient=contain)
         except BaseException:

@@ -68,6 +68,7 @@ class Holding:
         "overdue_at",
         "phase",
         "why_dropped",
+        "writing",
     )
 
     def __init__(self, claim: Claim, lease_seconds: float, phase: Phase) -> None:
@@ -93,6 +94,8 @@ class Holding:
         self.letter: Letter | None = None
         #: When none of its recipients was on the suppression list, by the monotonic clock.
         self.looked_up_at: float | None = None
+        #: Its outcome is being written, which ends the lease; who writes says if it was lost.
+        self.writing = False
         self._lock = threading.Lock()
 
     def was_looked_up(self) -> bool:
@@ -311,7 +314,7 @@ class LeaseKeeper:
         for holding in holdings:
             if holding.claim.job_id in ours:
                 holding.renewed(asked_at, lead)
-            elif holding.key in self._held:  # else its outcome was written meanwhile
+            elif holding.key in self._held and not holding.writing:
                 log.warning("mail %d: lease lost", holding.claim.job_id)
                 holding.drop(LOST)
 

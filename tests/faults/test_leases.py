@@ -196,6 +196,25 @@ def test_b1_an_outcome_that_comes_late_is_written_late(
     assert "lease lost" not in caplog.text
 
 
+def test_b1_a_beat_right_after_the_outcome_finds_nothing_lost(
+    make_app: Make, smtp: SmtpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The commit of the outcome has ended the lease, and the mail is not out of hand yet."""
+    app = make_app(smtp.url())
+    leases = app.runtime.leases
+
+    def beat(_event: object) -> None:
+        for holding in leases.in_hand():
+            holding.lease_ends = time.monotonic() + 1
+        assert leases.count() == 1
+        leases.tend()
+
+    app.runtime.deliverer.listener.attempted = beat
+    app.send()
+    assert app.sweep().sent == 1
+    assert "lease lost" not in caplog.text
+
+
 def test_b1_a_late_outcome_does_not_overwrite_that_of_another(
     make_app: Make, smtp: SmtpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
