@@ -116,8 +116,12 @@ class SendCloudTransport(HttpApiTransport):
             sendcloud_request.check_call(letter, recipients)
 
     def fit(self, letter: Letter) -> Letter:
-        """Without what SendCloud cannot carry; of several tags the first stays, as the label."""
-        return replace(super().fit(letter), tags=letter.tags[:1])
+        """Without what SendCloud cannot carry; of several tags the first stays, as the label,
+        and of metadata what can be a header field.
+        """
+        names = sendcloud_request.is_metadata
+        metadata = {name: value for name, value in letter.metadata.items() if names(name)}
+        return replace(super().fit(letter), tags=letter.tags[:1], metadata=metadata)
 
     # Sending
 

@@ -7,12 +7,14 @@ field.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Letter, Part, Recipient
+from ..reference import NAME
 from .extras import refuse_ours
 
 #: All attachments and inline images of a mail together, in bytes (code 40819).
@@ -175,7 +177,19 @@ def _check_copies(letter: Letter) -> None:
             raise UnsupportedFeature(field, "with SendCloud it needs private_copies=True")
 
 
+def is_metadata(name: str) -> bool:
+    """Whether a name of metadata can be part of a header's name, and is not ours."""
+    return re.fullmatch("[!-9;-~]+", name) is not None and name.lower() != NAME
+
+
 def _check_headers(letter: Letter) -> None:
+    for name in letter.metadata:
+        if not is_metadata(name):
+            raise UnsupportedFeature(
+                "metadata",
+                f"SendCloud has it in header fields, whose names are ASCII without blanks and "
+                f"colons, and one of which is ours; not {name!r}",
+            )
     names = [name.lower() for name, _ in letter.headers]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

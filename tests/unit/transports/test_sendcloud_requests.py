@@ -246,3 +246,14 @@ def test_private_copies_go_a_hundred_at_a_time(sendcloud):
     """250 private copies are three calls, each within the provider's limit."""
     letter = a_letter(*(f"u{i}@example.net" for i in range(250)), private_copies=True)
     assert [len(call) for call in sendcloud.calls(letter, letter.recipients)] == [100, 100, 50]
+
+
+@pytest.mark.parametrize("name", ["order id", "a:b", "größe", "Deferred-Mail-Job"])
+def test_metadata_that_cannot_name_a_header_is_refused_or_dropped(sendcloud, name):
+    """It goes out as the field ``SC-Custom-NAME``; ours brings the reports home."""
+    letter = a_letter(metadata={name: "7", "ok": "8"})
+    with pytest.raises(UnsupportedFeature, match="metadata"):
+        sendcloud.check(letter)
+    fitted = sendcloud.fit(letter)
+    sendcloud.check(fitted)
+    assert fitted.metadata == {"ok": "8"}
