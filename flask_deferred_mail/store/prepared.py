@@ -9,7 +9,7 @@ is raised as SQLAlchemy would raise it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select
@@ -58,7 +58,11 @@ class Prepared:
         """Run it for each of the rows, which all give the same names; the rows that it changed."""
         if connection.dialect.name != "sqlite":
             return int(connection.execute(self._statement, [dict(row) for row in rows]).rowcount)
-        return sum(self.run(connection, row).rowcount for row in rows)
+        if not rows:
+            return 0
+        sql, places = self._prepare(connection, rows[0])
+        cursor = run_sql_for_each(connection, sql, [_parameters(places, row) for row in rows])
+        return int(cursor.rowcount)
 
     def _prepare(self, connection: Connection, values: Mapping[str, Any]) -> tuple[str, _Places]:
         names = tuple(values)
@@ -82,12 +86,23 @@ def run_sql(connection: Connection, sql: str, parameters: Sequence[Any] = ()) ->
 
     :raises sqlalchemy.exc.DBAPIError: the database refused or failed. No value is in it.
     """
-    pooled = connection.connection
-    cursor = pooled.cursor()
+    cursor = connection.connection.cursor()
+    return _run(connection, sql, cursor, cursor.execute, parameters)
+
+
+def run_sql_for_each(connection: Connection, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
+    """:func:`run_sql` for each row of parameters; the cursor's ``rowcount`` is of all of them."""
+    cursor = connection.connection.cursor()
+    return _run(connection, sql, cursor, cursor.executemany, rows)
+
+
+def _run(
+    connection: Connection, sql: str, cursor: Any, run: Callable[..., Any], parameters: Any
+) -> Any:
     try:
-        cursor.execute(sql, parameters)
+        run(sql, parameters)
     except connection.dialect.loaded_dbapi.Error as error:
-        if connection.dialect.is_disconnect(error, pooled, cursor):
+        if connection.dialect.is_disconnect(error, connection.connection, cursor):
             connection.invalidate(error)
         raise DBAPIError.instance(
             sql, None, error, connection.dialect.loaded_dbapi.Error, dialect=connection.dialect
