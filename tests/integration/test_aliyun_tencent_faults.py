@@ -103,6 +103,7 @@ def test_what_arrives_at_aliyun_is_what_was_signed(provider):
 
 def _signature_of_aliyun(fields: list[tuple[str, str]]) -> str:
     """The signature, written down once more and in another way."""
+
     def encoded(text: str) -> str:
         return text.replace("+", "%20").replace("*", "%2A").replace("%7E", "~")
 
