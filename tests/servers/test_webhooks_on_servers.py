@@ -5,14 +5,16 @@ from __future__ import annotations
 import http.client
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.mail_app import MailApp
+from tests.support.smtp_server import SmtpServer
 from tests.support.web_server import WebServer
 from tests.support.webhook_app import FOLDER_VARIABLE, name_of
-from tests.support.webhook_fixtures import WebhookFixture, fixture, webhook_fixtures
+from tests.support.webhook_fixtures import PROVIDERS, WebhookFixture, fixture, webhook_fixtures
 
 FACTORY = "tests.support.webhook_app:create_app"
 
@@ -73,3 +75,43 @@ def test_a_forged_report_is_refused(site: WebServer, folder: Path) -> None:
     before = stored(folder, "brevo-webhook_click")
     assert post(site, "brevo-webhook_click", one.body, {"Authorization": "Bearer x"}) == 403
     assert stored(folder, "brevo-webhook_click") == before
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[WebServer]:
+    """A server with a database of its own."""
+    env = {FOLDER_VARIABLE: str(tmp_path)}
+    with WebServer("gunicorn-sync", FACTORY, tmp_path / "log", env=env, workers=2) as up:
+        yield up
+
+
+@contextmanager
+def sender(folder: Path, name: str, smtp: SmtpServer) -> Iterator[MailApp]:
+    """Another process's app on the same database, as far as the database can tell."""
+    app = MailApp(folder, smtp.url(), DEFERRED_MAIL_TRANSPORTS={name: smtp.url()})
+    try:
+        yield app
+    finally:
+        app.close()
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_complaint_over_http_keeps_the_next_mail_back(
+    live: WebServer, tmp_path: Path, smtp: SmtpServer, provider: str
+) -> None:
+    """Sent, complained about to the server, not sent again, and nobody is connected to for that."""
+    one = fixture(provider, "complaint")
+    name, said = name_of(provider, one.name), one.expect[0]
+    address = said["recipient"]
+    with sender(tmp_path, name, smtp) as app:
+        first = app.send(address, transport=name)
+        assert app.sweep().sent == 1
+        app.sql("UPDATE deferred_mail_recipient SET provider_message_id = ?", said["message_id"])
+        assert post(live, name, one.body, one.headers) == 200
+        assert app.statuses(first) == {address: "complained"}
+    connections = smtp.connections
+    with sender(tmp_path, name, smtp) as app:
+        second = app.send(address, transport=name)
+        assert app.sweep().failed == 1
+        assert app.statuses(second) == {address: "suppressed"}
+    assert (len(smtp.messages), smtp.connections) == (1, connections)
