@@ -23,6 +23,8 @@ from .smtp_settling import COMMANDS, Settling
 
 #: Bytes up to which a body goes out in one write with its end.
 _SMALL = 16 * 1024
+#: Bytes of a TLS record (RFC 8446 5.1): what fits into one arrives whole or not at all.
+_TLS_RECORD = 16 * 1024
 #: Seconds for answers on which nothing depends any more but the use of the connection.
 _READ_PAST = 5.0
 
@@ -269,7 +271,9 @@ class Transaction(Settling):
         try:
             self._connection.write(end + envelope, deadline)
         except Broken:
-            self._dot_is_out = self._connection.written >= len(end)
+            # Of several TLS records the first may be out, though no byte was said to be taken.
+            records = self._connection.tls is not None and len(end) + len(envelope) > _TLS_RECORD
+            self._dot_is_out = records or self._connection.written >= len(end)
             raise
         self._dot_is_out = True
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from flask_deferred_mail.deadline import Deadline
 from flask_deferred_mail.errors import StoreError
 from flask_deferred_mail.letter import Letter
 from flask_deferred_mail.transports.smtp import SmtpTransport
+from flask_deferred_mail.transports.smtp_connection import Broken, SmtpConnection
 from tests.support.mail_app import MailApp
 from tests.support.smtp_server import SmtpServer
 from tests.support.transport_calls import a_call, a_letter, fates
@@ -186,3 +188,33 @@ def test_nobody_on_the_suppression_list_is_named_beforehand(
     assert (counts.sent, counts.failed) == (4, 1)
     assert not any("listed" in command.line for command in smtp.commands)
     assert smtp.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("tls", "body", "fate"),
+    [
+        (None, 15_000, "deferred"),
+        ("TLSv1.3", 1_000, "deferred"),
+        # The first of two records may have left before the second failed.
+        ("TLSv1.3", 15_000, "unknown"),
+    ],
+)
+def test_a_write_that_fails_is_not_sent_unless_a_tls_record_may_have_left(
+    monkeypatch: pytest.MonkeyPatch, tls: str | None, body: int, fate: str
+) -> None:
+    """The end of the mail and the next envelope go out together, and the system took nothing."""
+    first = a_letter(ANN, text=("x" * 70 + "\n") * (body // 71))
+    second = a_letter(*(f"{'r' * 40}{n}@example.net" for n in range(50)), subject="second")
+    write = SmtpConnection.write
+
+    def fails_at_the_end(connection: SmtpConnection, data: bytes, deadline: Deadline) -> None:
+        if b"\r\n.\r\nMAIL FROM" in data:
+            connection.written, connection.tls = 0, tls
+            raise Broken("the connection was reset")
+        write(connection, data, deadline)
+
+    monkeypatch.setattr(SmtpConnection, "write", fails_at_the_end)
+    with SmtpServer() as server:
+        smtp = client(server)
+        assert fates(smtp.send(announcing(first, second))) == {ANN: fate}
+        smtp.close()
