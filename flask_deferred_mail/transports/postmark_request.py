@@ -13,8 +13,8 @@ from typing import Any
 
 from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Letter, Part, Recipient
-from ..mime import address_needs_utf8
 from ..reference import NAME
+from .ascii_addresses import refuse_utf8_addresses
 from .extras import refuse_ours
 from .mailbox import mailbox
 from .provider import Stamp
@@ -183,7 +183,7 @@ def check(letter: Letter) -> None:
     :raises UnsupportedFeature: see :meth:`.postmark.PostmarkTransport.check`.
     :raises MessageTooLarge: over 10 MB after base64, or a body of over 5 MB.
     """
-    _check_addresses(letter)
+    refuse_utf8_addresses(letter, "Postmark takes nothing but ASCII before the @")
     _check_tags(letter)
     _check_merging(letter)
     _check_metadata(letter)
@@ -192,15 +192,6 @@ def check(letter: Letter) -> None:
         _check_file(part)
     _check_extra(letter)
     _check_sizes(letter)
-
-
-def _check_addresses(letter: Letter) -> None:
-    everybody = [r.address for r in letter.recipients]
-    for address in (letter.sender, *letter.reply_to, *everybody):
-        if address_needs_utf8(address.email):
-            raise UnsupportedFeature(
-                "recipients", f"Postmark takes nothing but ASCII before the @: {address.email}"
-            )
 
 
 def _check_tags(letter: Letter) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any, ClassVar
@@ -39,6 +39,7 @@ from .classification import (
 from .http_api import MAX_RETRY_AFTER, Answer
 from .provider import Stamp
 from .schemes import Plan
+from .tag_characters import with_fitting_tags
 
 ENDPOINT = "https://api.resend.com"
 #: Days that Resend keeps a mail until its time.
@@ -126,13 +127,7 @@ class ResendTransport(BatchingTransport):
 
     def fit(self, letter: Letter) -> Letter:
         """Without what Resend cannot carry; of tags and metadata those with odd characters."""
-        merged = {email: _fitting(own) for email, own in letter.merge_metadata.items()}
-        return replace(
-            super().fit(letter),
-            tags=tuple(filter(resend_request.is_tag, letter.tags)),
-            metadata=_fitting(letter.metadata),
-            merge_metadata=merged,
-        )
+        return with_fitting_tags(super().fit(letter))
 
     def calls(self, letter: Letter, recipients: Sequence[Recipient]) -> list[tuple[Recipient, ...]]:
         """Copies as many at a time as a batch takes; Bcc recipients one by one if nobody else is
@@ -327,11 +322,6 @@ def _refusal(words: str) -> Answer:
 def _message(body: Any) -> str:
     text = body.get("message") if isinstance(body, dict) else None
     return text if isinstance(text, str) else ""
-
-
-def _fitting(metadata: Mapping[str, str]) -> dict[str, str]:
-    is_tag = resend_request.is_tag
-    return {name: value for name, value in metadata.items() if is_tag(name) and is_tag(value)}
 
 
 def from_plan(plan: Plan) -> ResendTransport:

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Letter, Part, Recipient
-from ..mime import address_needs_utf8
 from ..reference import NAME
+from .ascii_addresses import refuse_utf8_addresses
 from .extras import refuse_ours
 from .mailbox import mailbox
 from .provider import Stamp
+from .tag_characters import MAX_TAG, is_tag
 
 #: Bytes of one mail, after base64.
 MAX_MESSAGE = 41_943_040
 MAX_BATCH = 100
 #: Bytes of all mails of a batch; our own guess at what a server takes in one request.
 MAX_BATCH_SIZE = 10_000_000
-MAX_TAG = 256
 
-_TAG = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_TAG}}}")
 # What we set ourselves, and with it whom the mail is from and for, and when.
 _NOT_EXTRA = frozenset(
     (
@@ -155,18 +153,13 @@ def _moment(seconds: float) -> str:
 # What cannot be carried
 
 
-def is_tag(text: str) -> bool:
-    """Whether a text may be the name or the value of a tag."""
-    return _TAG.fullmatch(text) is not None
-
-
 def check(letter: Letter) -> None:
     """Refuse what Resend would refuse, or would silently leave out.
 
     :raises UnsupportedFeature: see :meth:`.resend.ResendTransport.check`.
     :raises MessageTooLarge: over 40 MB after base64.
     """
-    _check_addresses(letter)
+    refuse_utf8_addresses(letter, "Resend takes nothing but ASCII before the @")
     _check_tags(letter)
     _check_merging(letter)
     _check_headers(letter)
@@ -178,15 +171,6 @@ def check(letter: Letter) -> None:
         raise MessageTooLarge(
             "attachments", f"Resend takes {MAX_MESSAGE} bytes a mail, this one has {letter.size}"
         )
-
-
-def _check_addresses(letter: Letter) -> None:
-    everybody = [r.address for r in letter.recipients]
-    for address in (letter.sender, *letter.reply_to, *everybody):
-        if address_needs_utf8(address.email):
-            raise UnsupportedFeature(
-                "recipients", f"Resend takes nothing but ASCII before the @: {address.email}"
-            )
 
 
 def _check_tags(letter: Letter) -> None:

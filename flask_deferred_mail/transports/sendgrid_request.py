@@ -14,9 +14,9 @@ from typing import Any
 
 from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Address, Letter, Part, Recipient
-from ..mime import address_needs_utf8
 from ..mime_headers import encoded_words
 from ..reference import NAME
+from .ascii_addresses import refuse_utf8_addresses
 from .extras import refuse_ours
 from .headings import Heading, headings
 from .provider import Stamp
@@ -211,11 +211,7 @@ def check(letter: Letter) -> None:
 
 def _check_addresses(letter: Letter) -> None:
     seen: set[str] = set()
-    for address in (letter.sender, *letter.reply_to, *(r.address for r in letter.recipients)):
-        if address_needs_utf8(address.email):
-            raise UnsupportedFeature(
-                "recipients", f"SendGrid takes nothing but ASCII before the @: {address.email}"
-            )
+    refuse_utf8_addresses(letter, "SendGrid takes nothing but ASCII before the @")
     for recipient in letter.recipients:
         if recipient.email.lower() in seen:
             raise UnsupportedFeature(

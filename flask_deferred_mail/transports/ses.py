@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import requests
@@ -40,6 +40,7 @@ from .classification import (
 from .http_api import Answer
 from .provider import ProviderTransport, Stamp
 from .schemes import Plan
+from .tag_characters import with_fitting_tags
 
 _THROTTLED = frozenset(
     (
@@ -161,13 +162,7 @@ class SesTransport(ProviderTransport):
 
     def fit(self, letter: Letter) -> Letter:
         """Without what SES cannot carry; of tags and metadata those with characters it refuses."""
-        merged = {email: _fitting(own) for email, own in letter.merge_metadata.items()}
-        return replace(
-            super().fit(letter),
-            tags=tuple(filter(ses_request.is_tag, letter.tags)),
-            metadata=_fitting(letter.metadata),
-            merge_metadata=merged,
-        )
+        return with_fitting_tags(super().fit(letter))
 
     def calls(self, letter: Letter, recipients: Sequence[Recipient]) -> list[tuple[Recipient, ...]]:
         """Copies of a template fifty at a time, other private copies one at a time."""
@@ -318,11 +313,6 @@ def _account(body: Mapping[str, Any]) -> ProbeStep:
         detail = "AWS knows this key; the account is in the sandbox: verified recipients only"
         return ProbeStep("key", True, detail)
     return ProbeStep("key", True, "AWS knows this key, and sending is enabled")
-
-
-def _fitting(metadata: Mapping[str, str]) -> dict[str, str]:
-    is_tag = ses_request.is_tag
-    return {name: value for name, value in metadata.items() if is_tag(name) and is_tag(value)}
 
 
 def _endpoint(region: str) -> str:

@@ -16,11 +16,13 @@ from typing import Any
 
 from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Address, Letter, Part, Recipient
-from ..mime import address_needs_utf8, render
+from ..mime import render
 from ..mime_headers import addresses
 from ..reference import NAME
+from .ascii_addresses import refuse_utf8_addresses
 from .extras import refuse_ours
 from .provider import Stamp
+from .tag_characters import MAX_TAG, is_tag
 
 SINGLE = "/v2/email/outbound-emails"
 BULK = "/v2/email/outbound-bulk-emails"
@@ -31,11 +33,9 @@ MAX_HEADERS = 15
 #: Characters of a header's value: 995 in the service's model, 870 in older copies of its page.
 MAX_HEADER_VALUE = 870
 MAX_HEADER_NAME = 126
-MAX_TAG = 256
 MAX_TEMPLATE_DATA = 262_144
 MAX_FILE_NAME, MAX_CONTENT_ID, MAX_CONTENT_TYPE = 255, 78, 78
 
-_TAG = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_TAG}}}")
 _HEADER_VALUE = re.compile(rf"[ -~]{{1,{MAX_HEADER_VALUE}}}")
 # What we set ourselves, and with it whom the mail is from and for.
 _NOT_EXTRA = frozenset(
@@ -254,18 +254,13 @@ def _is_simple_file(part: Part) -> bool:
 # What cannot be carried
 
 
-def is_tag(text: str) -> bool:
-    """Whether a text may be the name or the value of a message tag."""
-    return _TAG.fullmatch(text) is not None
-
-
 def check(letter: Letter) -> None:
     """Refuse what SES would refuse, or would silently leave out.
 
     :raises UnsupportedFeature: see :meth:`.ses.SesTransport.check`.
     :raises MessageTooLarge: over 40 MB after base64, or 256 KiB of a template's values.
     """
-    _check_addresses(letter)
+    refuse_utf8_addresses(letter, "SES has no SMTPUTF8, so nothing but ASCII before @")
     _check_tags(letter)
     _check_merging(letter)
     _check_template(letter)
@@ -274,15 +269,6 @@ def check(letter: Letter) -> None:
         raise MessageTooLarge(
             "attachments", f"SES takes {MAX_MESSAGE} bytes a mail, this one has {letter.size}"
         )
-
-
-def _check_addresses(letter: Letter) -> None:
-    everybody = [r.address for r in letter.recipients]
-    for address in (letter.sender, *letter.reply_to, *everybody):
-        if address_needs_utf8(address.email):
-            raise UnsupportedFeature(
-                "recipients", f"SES has no SMTPUTF8, so nothing but ASCII before @: {address.email}"
-            )
 
 
 def _check_tags(letter: Letter) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import MessageTooLarge, UnsupportedFeature
 from ..letter import Address, Letter, Recipient
-from ..mime import address_needs_utf8
+from .ascii_addresses import refuse_utf8_addresses
 from .headings import headings
 from .provider import Stamp
 
@@ -94,11 +94,7 @@ def _check_addresses(letter: Letter) -> None:
                 )
     if len(letter.reply_to) > 1:
         raise UnsupportedFeature("reply_to", "Tencent takes one address, this mail has more")
-    for address in (letter.sender, *letter.reply_to, *(r.address for r in letter.recipients)):
-        if address_needs_utf8(address.email):
-            raise UnsupportedFeature(
-                "recipients", f"Tencent takes nothing but ASCII before the @: {address.email}"
-            )
+    refuse_utf8_addresses(letter, "Tencent takes nothing but ASCII before the @")
     if not is_name(letter.sender.name):
         raise UnsupportedFeature(
             "sender", f"Tencent takes no punctuation in the name: {letter.sender.name!r}"
