@@ -22,7 +22,7 @@ from .doctor_database import examine_database, examine_savepoints
 from .doctor_suppression import examine_refusals
 from .doctor_webhooks import examine_webhooks
 from .engines.base import Engine
-from .errors import ConfigurationError, NotYetAvailable, StoreError
+from .errors import ConfigurationError, StoreError
 from .finding import Finding, Level
 from .settings import DEFAULT, Settings
 from .store.inspection import Inspection
@@ -135,7 +135,7 @@ def _rerouted(settings: Settings) -> Iterator[Finding]:
 
 def _one_click(patient: Patient) -> Iterator[Finding]:
     for name in patient.settings.transports:
-        with suppress(ConfigurationError, NotYetAvailable):  # told with the transport
+        with suppress(ConfigurationError):  # told with the transport
             signs = patient.runtime.transport(name).signs
             for fault in faults_of_defaults(patient.settings.default_headers, signs):
                 yield Finding(
@@ -278,7 +278,7 @@ def _probed(runtime: Runtime, name: str, topic: str) -> Iterator[Finding]:
             level = Level.OK if step.ok else Level.FAIL
             advice = "" if step.ok else _ADVICE.get(step.name, "")
             yield Finding(level, topic, clean(f"{step.name}: {step.detail}"), advice)
-    except (ConfigurationError, NotYetAvailable) as error:
+    except ConfigurationError as error:
         yield Finding(Level.FAIL, topic, clean(str(error), 1_000), "correct its configuration")
     except Exception as error:  # noqa: BLE001 - a third party's transport may raise anything
         yield Finding(

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from .cleaning import clean
 from .delivery.runtime import Runtime
-from .errors import ConfigurationError, NotYetAvailable
+from .errors import ConfigurationError
 from .finding import Finding, Level
 from .settings import Settings
 from .transports.combination import leaves_of
@@ -119,7 +119,7 @@ def keys_of(runtime: Runtime) -> list[Key]:
     """The keys that sign here; a transport that cannot be made has been told of already."""
     found: dict[tuple[str, str], Key] = {}
     for name in runtime.settings.transports:
-        with suppress(ConfigurationError, NotYetAvailable):
+        with suppress(ConfigurationError):
             for member in leaves_of(runtime.transport(name)):
                 signer: Key | None = getattr(member, "signer", None)
                 if signer is not None:

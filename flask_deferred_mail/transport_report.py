@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from .cleaning import clean
 from .cli_output import counted, duration, when
 from .delivery.runtime import Runtime
-from .errors import ConfigurationError, NotYetAvailable
+from .errors import ConfigurationError
 from .store.inspection import Inspection
 from .store.transport_state import TransportState
 from .transports.base import Transport
@@ -113,7 +113,7 @@ def transport_reports(runtime: Runtime) -> Iterator[TransportReport]:
 def _made(runtime: Runtime, name: str) -> Transport | str:
     try:
         return runtime.transport(name)
-    except (ConfigurationError, NotYetAvailable) as error:
+    except ConfigurationError as error:
         return clean(str(error))
 
 

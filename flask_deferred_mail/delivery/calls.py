@@ -20,7 +20,6 @@ from ..errors import (
     ContentLost,
     HandoverRefused,
     KeyMissing,
-    NotYetAvailable,
     StoreError,
 )
 from ..letter import Letter, Recipient
@@ -75,7 +74,7 @@ class Calls(Ledger):
     def run(self, letter: Letter | None) -> Tally:
         try:
             transport = self.tools.transports(self.claim.transport)
-        except (ConfigurationError, NotYetAvailable) as error:
+        except ConfigurationError as error:
             detail = clean(str(error))
             self._take_in(Outcome.not_sent(self._open(), FaultKind.ACCOUNT, detail), "")
             return self._tally()

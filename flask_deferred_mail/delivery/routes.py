@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigurationError, NotYetAvailable
+from ..errors import ConfigurationError
 from ..store.claims import Claim, Claims
 from ..store.limits import Purse
 from ..transports.base import Transport
@@ -164,7 +164,7 @@ class Routes:
     def _transport(self, name: str) -> Transport | None:
         try:
             return self._transports(name)
-        except (ConfigurationError, NotYetAvailable):
+        except ConfigurationError:
             return None  # said where it is used
 
     def _combined(self, name: str) -> Combination | None:
