@@ -1,4 +1,4 @@
-"""Part E of the fault table for SES and Resend: what each adapter makes of it.
+"""Part E of the fault table for Mailgun, Postmark, SES and Resend: what each adapter makes of it.
 
 How far a request got is the base class's business and shown in ``test_sendcloud_faults.py``; each
 trouble is met here all the same, because an adapter could undo it.
@@ -26,10 +26,21 @@ from tests.support.waiting import wait_until
 ANN, BOB = "ann@example.net", "bob@example.net"
 KEY = "hush-this-is-secret"
 URLS = {
+    "mailgun": f"mailgun://{KEY}@mg.example.com?endpoint=",
+    "postmark": f"postmark://{KEY}@default?endpoint=",
     "ses": f"ses://AKIDEXAMPLE:{KEY}@us-east-1?endpoint=",
     "resend": f"resend://{KEY}@default?endpoint=",
 }
-ACCEPTED = {"ses": Reply({"MessageId": "m-1"}), "resend": Reply({"id": "m-1"})}
+ACCEPTED = {
+    "mailgun": Reply({"id": "m-1", "message": "Queued. Thank you."}),
+    "postmark": Reply({"MessageID": "m-1", "ErrorCode": 0, "Message": "OK"}),
+    "ses": Reply({"MessageId": "m-1"}),
+    "resend": Reply({"id": "m-1"}),
+}
+#: An acceptance by any of them, to be cut short or dripped.
+TAKEN = json.dumps(
+    {"id": "m", "message": "Queued", "MessageID": "m", "ErrorCode": 0, "MessageId": "m"}
+)
 
 
 @pytest.fixture
@@ -50,11 +61,17 @@ def transport(name: str, provider: HttpProvider) -> Iterator[ProviderTransport]:
     transport.close()
 
 
-def refusal(name: str, code: str, status: int, text: str = "words") -> Reply:
-    """A refusal in the way of the provider."""
-    if name == "ses":
-        return Reply({"message": text}, status, {"x-amzn-ErrorType": code})
-    return Reply({"statusCode": status, "name": code, "message": text}, status)
+def refusal(name: str, code: Any, status: int, text: str = "words") -> Reply:
+    """A refusal in the way of the provider: Mailgun has no codes."""
+    body: dict[str, Any] = {"message": text}
+    headers = {}
+    if name == "postmark":
+        body = {"ErrorCode": code, "Message": text}
+    elif name == "ses":
+        headers["x-amzn-ErrorType"] = code
+    elif name == "resend":
+        body |= {"statusCode": status, "name": code}
+    return Reply(body, status, headers)
 
 
 def is_unknown(outcome: Outcome) -> bool:
@@ -92,11 +109,11 @@ def test_e1_a_provider_that_cannot_be_reached_rests_the_transport(name, host):
         Reply(hang="after_body"),
         Reply(reset="after_body"),
         Reply(drop="after_body"),
-        Reply('{"MessageId": "m", "id": "m"', content_length=500),
+        Reply(TAKEN[:-1], content_length=500),
         Reply(hang="before_body"),
         Reply(reset="before_body"),
-        Reply('{"MessageId": "m", "id": "m"}', trickle="headers"),
-        Reply('{"MessageId": "m", "id": "m"}', trickle="body"),
+        Reply(TAKEN, trickle="headers"),
+        Reply(TAKEN, trickle="body"),
         Reply(b"x" * 3_000_000),
     ],
     ids=["silent", "reset", "closed", "short", "unread", "unread reset", "drip", "drops", "huge"],
@@ -198,6 +215,9 @@ def test_e6_408_and_425_are_temporary(transport, provider, status):
 @pytest.mark.parametrize(
     ("name", "code", "status", "text"),
     [
+        ("mailgun", 0, 403, "Please add the address to authorized recipients."),
+        ("postmark", 400, 422, "The 'From' address is not a Sender Signature."),
+        ("postmark", 1101, 422, "The 'TemplateId' is not valid or was not found."),
         ("ses", "NotFoundException", 404, "Template x does not exist"),
         ("ses", "MessageRejected", 400, "Email address is not verified."),
         ("resend", "validation_error", 403, "The example.com domain is not verified."),
@@ -217,7 +237,19 @@ def test_e6_a_code_about_the_mail_outranks_the_status(
 
 
 @pytest.mark.parametrize(
-    "body", ["", "{", '{"id": tr', "[]", "null", '"ok"', "{}", '{"id": 1}', "[" * 100_000]
+    "body",
+    [
+        "",
+        "{",
+        '{"id": tr',
+        "[]",
+        "null",
+        '"ok"',
+        "{}",
+        '{"id": 1}',
+        '{"ErrorCode": 0}',
+        "[" * 100_000,
+    ],
 )
 def test_e7_e8_a_200_that_makes_no_sense_is_unknown(transport, provider, body):
     """No crash, and no claim either way."""
@@ -302,7 +334,7 @@ def test_silence_after_a_renewal_is_unknown(chained, provider, monkeypatch):
 # Batches of Resend
 
 
-def test_e9_a_batch_is_answered_mail_by_mail(provider):
+def test_e9_a_batch_of_resend_is_answered_mail_by_mail(provider):
     """One is taken, one is refused: each recipient has its own fate and id."""
     transport = built(URLS["resend"] + provider.url)
     provider.script(Reply({"data": [{"id": "m-1"}], "errors": [{"index": 0, "message": "bad to"}]}))
@@ -324,3 +356,38 @@ def test_e9_a_bulk_call_is_answered_entry_by_entry(provider):
     outcome = send(transport, letter)
     assert fates(outcome) == {ANN: "accepted", BOB: "deferred"}
     assert outcome.fault.kind is FaultKind.QUOTA
+
+
+# Mailgun and Postmark: one call, many recipients
+
+
+def test_e7_an_error_inside_a_200_is_an_error(provider):
+    """Mailgun's greeting is not an acceptance, and Postmark's code counts whatever the status."""
+    mailgun, postmark = (built(URLS[name] + provider.url) for name in ("mailgun", "postmark"))
+    provider.script(Reply("Mailgun Magnificent API"), Reply({"ErrorCode": 405, "Message": "no"}))
+    assert is_put_off(send(mailgun), FaultKind.ACCOUNT)
+    outcome = send(postmark)
+    assert is_put_off(outcome, FaultKind.QUOTA)
+    assert outcome.detail == "Postmark 405: no"
+
+
+def test_e9_a_batch_of_postmark_is_answered_mail_by_mail(provider):
+    """One is taken, one is refused: each recipient has its own fate and id."""
+    transport = built(URLS["postmark"] + provider.url)
+    items = [{"ErrorCode": 300, "Message": "Invalid 'To'"}, ACCEPTED["postmark"].body]
+    provider.script(Reply(json.dumps(items)))
+    outcome = send(transport, a_letter(ANN, BOB, private_copies=True))
+    assert fates(outcome) == {ANN: "refused", BOB: "accepted"}
+    [request] = provider.requests
+    assert [mail["To"] for mail in json.loads(request.body)] == [ANN, BOB]
+
+
+def test_e9_private_copies_share_one_id_and_one_fate(provider):
+    """Mailgun takes a call as a whole, or refuses it over somebody in it."""
+    transport = built(URLS["mailgun"] + provider.url)
+    words = "'to' parameter is not a valid address. please check documentation"
+    provider.script(ACCEPTED["mailgun"], Reply({"message": words}, 400))
+    letter = a_letter(ANN, BOB, private_copies=True)
+    outcome = send(transport, letter)
+    assert {r.provider_message_id for r in outcome.results} == {"m-1"}
+    assert send(transport, letter).divisible
