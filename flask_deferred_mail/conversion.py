@@ -115,17 +115,14 @@ def schedule(least: float, most: float) -> Callable[[Any], tuple[float, ...]]:
     return convert
 
 
-def one_of(*words: str, later: Sequence[str] = ()) -> Callable[[Any], str]:
-    """A converter to one of these words; those in ``later`` are refused with the reason."""
+def one_of(*words: str) -> Callable[[Any], str]:
+    """A converter to one of these words."""
 
     def convert(value: Any) -> str:
         word = value.strip().lower() if isinstance(value, str) else ""
         if word in words:
             return word
-        choice = " or ".join(repr(w) for w in words)
-        if word in later:
-            raise Unfit(f"{choice} ({word!r} comes with a later release)")
-        raise Unfit(choice)
+        raise Unfit(" or ".join(repr(w) for w in words))
 
     return convert
 

@@ -22,7 +22,7 @@ CONVERTERS = {
     "whole_number": conversion.whole_number(1, 9),
     "seconds": conversion.seconds(0.5, 9),
     "schedule": conversion.schedule(0, 9),
-    "one_of": conversion.one_of("a", "b", later=("c",)),
+    "one_of": conversion.one_of("a", "b"),
     "table": conversion.table,
     "database_uri": conversion.database_uri,
     "mailbox": conversion.mailbox,
