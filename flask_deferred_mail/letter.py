@@ -97,7 +97,7 @@ class Letter:
 
     def of_kind(self, kind: Kind) -> tuple[Address, ...]:
         """The addresses that stand in one header field."""
-        return tuple(r.address for r in self.recipients if r.kind == kind)
+        return tuple([r.address for r in self.recipients if r.kind == kind])
 
     def headers_of(self, only: Recipient | None) -> tuple[tuple[str, str], ...]:
         """The further fields of one recipient's private copy: its own instead of those by the same

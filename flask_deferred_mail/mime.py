@@ -32,7 +32,7 @@ from hashlib import sha256
 from io import BytesIO
 
 from .errors import BadHeaderError
-from .letter import Letter, Part, Recipient
+from .letter import Address, Letter, Part, Recipient
 from .mime_bodies import Body, base64_lines, message_body, text_body
 from .mime_headers import (
     Field,
@@ -198,7 +198,7 @@ def address_needs_utf8(email: str) -> bool:
 
 def _envelope_fields(letter: Letter, only: Recipient | None) -> list[Field]:
     """The fields above ``Content-*``, in the order in which they are sent."""
-    fields = [addresses("From", (letter.sender,)), *_destinations(letter, only)]
+    fields = [_from(letter.sender.email, letter.sender.name), *_destinations(letter, only)]
     if letter.reply_to:
         fields.append(addresses("Reply-To", letter.reply_to))
     if letter.subject:
@@ -208,6 +208,12 @@ def _envelope_fields(letter: Letter, only: Recipient | None) -> list[Field]:
     fields.append(_MIME_VERSION)
     fields.extend(_extra(name, value, letter) for name, value in letter.headers_of(only))
     return fields
+
+
+@lru_cache(maxsize=64)
+def _from(email: str, name: str) -> Field:
+    """An application's mails have few senders, whose field is checked and written once."""
+    return addresses("From", (Address(email, name),))
 
 
 def _destinations(letter: Letter, only: Recipient | None) -> Iterator[Field]:
@@ -250,16 +256,18 @@ def _tree(letter: Letter) -> _Node:
 
 def _body(letter: Letter, inline: list[Part]) -> _Node | None:
     """What is read: nothing, one part, or alternatives from the plainest to the richest."""
-    others = [_alternative(*other, letter.charset) for other in letter.alternatives]
-    early = [kind.lower().startswith(_BEFORE_HTML) for kind, _ in letter.alternatives]
-    choices: list[_Node] = [leaf for leaf, first in zip(others, early, strict=True) if first]
+    choices: list[_Node] = []
+    last: list[_Leaf] = []
+    for kind, content in letter.alternatives:
+        early = kind.lower().startswith(_BEFORE_HTML)
+        (choices if early else last).append(_alternative(kind, content, letter.charset))
     # An empty text beside HTML would show readers of plain text an empty mail.
-    if letter.text or (letter.text is not None and not letter.html and not others):
+    if letter.text or (letter.text is not None and not (letter.html or letter.alternatives)):
         choices.insert(0, _text("text/plain", letter.text, letter.charset))
     if letter.html:
         html = _text("text/html", letter.html, letter.charset)
         choices.append(_Multipart("related", [html, *map(_file, inline)]) if inline else html)
-    choices += [leaf for leaf, first in zip(others, early, strict=True) if not first]
+    choices += last
     if len(choices) < 2:
         return choices[0] if choices else None
     return _Multipart("alternative", choices)
@@ -349,7 +357,8 @@ def _boundary(seed: str, plain: list[bytes]) -> str:
     while True:
         digest = sha256(f"{seed}\0{number}".encode()).hexdigest()
         boundary = f"=_{digest[:40]}"
-        if not any(boundary.encode("ascii") in content for content in plain):
+        mark = boundary.encode("ascii")
+        if not any(mark in content for content in plain):
             return boundary
         number += 1
 

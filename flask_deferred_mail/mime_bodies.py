@@ -7,6 +7,7 @@ that begin with ``From``, or to dots. Files arrive equal octet by octet.
 from __future__ import annotations
 
 import codecs
+import re
 from binascii import b2a_base64, b2a_qp
 from collections.abc import Iterator
 from functools import lru_cache
@@ -23,6 +24,10 @@ _MAX_PLAIN_LINE = 900
 _ENCODED_LINE = 76
 
 _PRINTABLE = bytes(range(0x20, 0x7F)) + b"\t\n"
+
+# What relays change about lines: "From " gets a mark, a lone dot ends a mail, blanks at a line's
+# end get lost. One search that jumps from line end to line end takes a third of one for each.
+_HARMED = re.compile(rb"\n(?:From |\.(?:\n|\Z)|(?<=[ \t]\n))")
 
 # Base64 is made in steps of this many lines, so that a large file never stands in memory twice
 # more than it must; cutting lines by one compiled format is the fastest way that Python has.
@@ -110,15 +115,23 @@ def base64_lines(data: bytes) -> Iterator[bytes]:
 def _travels_unharmed(data: bytes) -> bool:
     """Whether printable ASCII text survives relays without being encoded."""
     return not (
-        b" \n" in data
-        or (b"\t" in data and b"\t\n" in data)
-        or b"\nFrom " in data
-        or b"\n.\n" in data
+        _HARMED.search(data)
         or data == b"."
         or data.startswith((b"From ", b".\n"))
-        or data.endswith((b" ", b"\t", b"\n."))
-        or max(map(len, data.split(b"\n"))) > _MAX_PLAIN_LINE
+        or data.endswith((b" ", b"\t"))
+        or _has_long_line(data)
     )
+
+
+def _has_long_line(data: bytes) -> bool:
+    """Whether a line is too long to be sent plainly; looks only where one may not be over yet."""
+    start = 0
+    while len(data) - start > _MAX_PLAIN_LINE:
+        end = data.rfind(b"\n", start, start + _MAX_PLAIN_LINE + 1)
+        if end < 0:
+            return True
+        start = end + 1
+    return False
 
 
 def _quoted_printable(data: bytes) -> bytes:

@@ -46,7 +46,8 @@ _ADDR_SPEC = re.compile(
 _WELL_FORMED = re.compile(
     rb"[!-9;-~]+:[^\r\n\0]*(?:\r\n(?:[!-9;-~]+:|[ \t]+[^ \t\r\n\0])[^\r\n\0]*)*"
 )
-_FIELD_NAMES = re.compile(r"^([!-9;-~]+):", re.MULTILINE)
+# Beginning with a letter of its own, the search is several times as fast as with ``^``.
+_FIELD_NAMES = re.compile(r"\n([!-9;-~]+):")
 
 _LETTERS_AND_DIGITS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
@@ -110,10 +111,9 @@ def addresses(name: str, members: Sequence[Address]) -> Field:
     :raises AddressError: an addr-spec that would not stay one member of the list.
     :raises BadHeaderError: a display name holds a line break, NUL or a surrogate.
     """
-    limit = _word_limit(name)
     tokens: list[str] = []
     for member in members:
-        tokens += _member(name, member, limit)
+        tokens += _member(name, member)
         tokens[-1] += ","
     tokens[-1] = tokens[-1][:-1]
     return name, _fold(name, tokens)
@@ -126,8 +126,6 @@ def with_parameters(name: str, value: str, parameters: Iterable[tuple[str, str]]
     """
     tokens = [value]
     for attribute, text in parameters:
-        if not _is_plain(text):
-            _refuse_breaks(attribute, text)
         tokens += _parameter(attribute, text)
     return name, _fold(name, [f"{token};" for token in tokens[:-1]] + tokens[-1:])
 
@@ -157,10 +155,9 @@ def checked_header_names(raw: bytes) -> list[str]:
     head, end, _ = raw.partition(b"\r\n\r\n")
     if not end or not _WELL_FORMED.fullmatch(head):
         raise BadHeaderError("headers", "the block holds something other than header fields")
-    longest = max(map(len, head.split(b"\r\n")))
-    if longest > MAX_LINE:
+    if len(head) > MAX_LINE and (longest := max(map(len, head.split(b"\r\n")))) > MAX_LINE:
         raise BadHeaderError("headers", f"a line has {longest} octets, {MAX_LINE} are allowed")
-    return _FIELD_NAMES.findall(head.decode("latin-1"))
+    return _FIELD_NAMES.findall("\n" + head.decode("latin-1"))
 
 
 def _is_plain(value: str) -> bool:
@@ -168,7 +165,7 @@ def _is_plain(value: str) -> bool:
     return (
         value.isascii()
         and value.isprintable()
-        and not _LOOKS_ENCODED.search(value)
+        and not ("=?" in value and _LOOKS_ENCODED.search(value))
         and value == value.strip(" ")
     )
 
@@ -183,11 +180,14 @@ def _word_limit(name: str) -> int:
     return max(_MIN_WORD, min(_MAX_WORD, LINE - len(name) - 2))
 
 
-def _fold(name: str, tokens: Iterable[str]) -> str:
+def _fold(name: str, tokens: Sequence[str]) -> str:
     """Join tokens by blanks, with a line break before the token that would pass the limit.
 
     The first token stays beside the name: parsers disagree about a first line without content.
     """
+    line = f"{name}: {' '.join(tokens)}"
+    if tokens and len(line) <= LINE:
+        return line
     lines = []
     line = f"{name}:"
     room = MAX_LINE
@@ -298,21 +298,22 @@ def _whole_characters(data: bytes, step: int) -> Iterator[bytes]:
         start = end
 
 
-def _member(field: str, address: Address, limit: int) -> list[str]:
+def _member(field: str, address: Address) -> list[str]:
     """One mailbox as tokens: in one piece, if that fits on a line of its own."""
-    if not (_ADDR_SPEC.fullmatch(address.email) and address.email.isprintable()):
+    email = address.email
+    if not (_ADDR_SPEC.fullmatch(email) and email.isprintable()):
         raise AddressError(field, "an address in it is not an addr-spec")
     # Lawful as a local part, but servers exist that decode it and mail somebody else.
-    if _LOOKS_ENCODED.search(address.email):
+    if "=?" in email and _LOOKS_ENCODED.search(email):
         raise AddressError(field, "an address in it looks like an encoded word")
     if not address.name:
-        return [address.email]
-    tokens = [*_phrase(field, address.name, limit), f"<{address.email}>"]
+        return [email]
+    tokens = [*_phrase(field, address.name), f"<{email}>"]
     joined = " ".join(tokens)
     return [joined] if len(joined) < LINE - 2 else tokens
 
 
-def _phrase(field: str, name: str, limit: int) -> list[str]:
+def _phrase(field: str, name: str) -> list[str]:
     """A display name (RFC 5322 section 3.2.5): as it is, quoted, or as encoded words."""
     # Readers decode what looks like an encoded word even inside quotes, where the standard
     # forbids it, so the quoted form is no shelter for ``=?``.
@@ -322,13 +323,15 @@ def _phrase(field: str, name: str, limit: int) -> list[str]:
         escaped = name.replace("\\", "\\\\").replace('"', '\\"')
         return [f'"{escaped}"']
     _refuse_breaks(field, name)
-    return encoded_words(name, limit)
+    return encoded_words(name, _word_limit(field))
 
 
 def _parameter(attribute: str, value: str) -> list[str]:
     """A parameter, quoted where that is safe, else percent-encoded and in numbered sections."""
+    if not _is_plain(value):
+        _refuse_breaks(attribute, value)
     # Escapes inside a quoted file name are misread by several mail programs: encode instead.
-    if _is_plain(value) and not set(value) & {'"', "\\"} and len(value) <= _MAX_QUOTED:
+    elif '"' not in value and "\\" not in value and len(value) <= _MAX_QUOTED:
         return [f'{attribute}="{value}"']
     room = LINE - len(f" {attribute}*999*=utf-8'';")
     pieces = list(_pieces(value, _PERCENT, room))
