@@ -16,7 +16,7 @@ from ..conversion import database_uri
 from ..errors import ConfigurationError
 from . import schema
 from .database import Database
-from .sqlite import SqliteBackend
+from .table_options import EVERY, complete
 
 _CHANGES = "flask_deferred_mail.changes_at_begin"
 
@@ -40,6 +40,7 @@ class ApplicationDatabase:
     def _add_tables(self) -> None:
         """Put our tables beside the application's, for ``db.create_all()`` and Flask-Migrate."""
         metadata = self._metadata()
+        complete(schema.metadata, *EVERY)  # which one it will be, nobody knows yet
         for table in schema.metadata.sorted_tables:
             if table.name not in metadata.tables:
                 table.to_metadata(metadata)
@@ -88,7 +89,7 @@ class ApplicationDatabase:
                 "SQLALCHEMY_DATABASE_URI to a file (in tests, one in a temporary folder)"
             )
         database.backend.application_owns = True
-        if isinstance(database.backend, SqliteBackend):
+        if engine.dialect.name == "sqlite":
             event.listen(engine, "begin", _note_changes)
             database.backend.blocked_by = self._why_blocked
         return database

@@ -49,6 +49,13 @@ class Setup:
 class Backend(ABC):
     """One kind of database."""
 
+    #: The database file, if it is one.
+    path: str | None = None
+    #: The data lives in the connection itself.
+    in_memory = False
+    #: This host's clock is the database's.
+    own_clock = False
+
     def __init__(self, url: URL) -> None:
         self.url = url
         #: The database's address without its password.

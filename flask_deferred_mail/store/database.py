@@ -23,8 +23,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import StoreBusy, StoreError
 from .backend import Backend, Trouble
-from .servers import MysqlBackend, PostgresqlBackend
-from .sqlite import SqliteBackend
 from .versions import Change
 
 T = TypeVar("T")
@@ -184,34 +182,35 @@ class Database:
     @property
     def path(self) -> Path | None:
         """The database file, if it is one."""
-        name = self.backend.path if isinstance(self.backend, SqliteBackend) else None
-        return Path(name) if name else None
+        return Path(self.backend.path) if self.backend.path else None
 
     @property
     def own_clock(self) -> bool:
         """Whether this host's clock is the database's."""
-        return isinstance(self.backend, SqliteBackend)
+        return self.backend.own_clock
 
     @property
     def forgets_when_closed(self) -> bool:
         """Whether the data lives in the connection itself: SQLite in memory."""
-        return isinstance(self.backend, SqliteBackend) and self.backend.in_memory
+        return self.backend.in_memory
 
 
-_BACKENDS: dict[str, type[Backend]] = {
-    "sqlite": SqliteBackend,
-    "postgresql": PostgresqlBackend,
-    "mysql": MysqlBackend,
-    "mariadb": MysqlBackend,
-}
+_SUPPORTED = ("sqlite", "postgresql", "mysql", "mariadb")
 
 
 def _backend_for(url: URL) -> Backend:
     """The kind of database that a URL means; a server's driver is imported when it is opened."""
+    # Imported where it is used: a megabyte for each that is not.
     name = url.get_backend_name()
-    if name not in _BACKENDS:
-        raise StoreError(f"{name} is not supported; there are {', '.join(_BACKENDS)}")
-    return _BACKENDS[name](url)
+    if name not in _SUPPORTED:
+        raise StoreError(f"{name} is not supported; there are {', '.join(_SUPPORTED)}")
+    if name == "sqlite":
+        from .sqlite import SqliteBackend
+
+        return SqliteBackend(url)
+    from .servers import MysqlBackend, PostgresqlBackend
+
+    return PostgresqlBackend(url) if name == "postgresql" else MysqlBackend(url)
 
 
 def _close_all_before_fork() -> None:

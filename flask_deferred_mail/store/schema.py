@@ -14,8 +14,6 @@ clock. Two ideas carry the claim:
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -25,7 +23,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     SmallInteger,
     String,
@@ -33,10 +30,10 @@ from sqlalchemy import (
     Text,
     false,
 )
-from sqlalchemy.dialects import mysql
 
 from ..job import ENDED, JobStatus
-from .dialect import MYSQLS, Derived
+from .dialect import Derived
+from .table_options import DATA, HOLDS, LONG, NEVER_AGAIN
 
 #: Version of the tables as this code knows them. Whoever changes the tables of a released version
 #: raises it, and writes the revision that leads there (``migrations/versions``).
@@ -48,21 +45,6 @@ metadata = MetaData()
 
 # SQLite only makes INTEGER PRIMARY KEY an alias of the rowid.
 _Id = BigInteger().with_variant(Integer, "sqlite")
-# MySQL's TEXT ends at 64 kB, and would cut what is longer.
-_Long = Text().with_variant(mysql.LONGTEXT(), *MYSQLS)
-_Data = LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQLS)
-
-# Full UTF-8, compared byte by byte: two keys that differ in case are two keys, as elsewhere.
-TABLE_OPTIONS: dict[str, Any] = {
-    f"{name}_{option}": value
-    for name in MYSQLS
-    for option, value in (
-        ("engine", "InnoDB"),
-        ("charset", "utf8mb4"),
-        ("collate", "utf8mb4_bin"),
-        ("row_format", "DYNAMIC"),
-    )
-}
 
 
 def _quoted(statuses: object) -> str:
@@ -112,7 +94,7 @@ jobs = Table(
     # Of the content, only where a key is given: the same key with other content is warned of.
     Column("fingerprint", String(64)),
     # Everybody's address and outcome, as JSON; the one source of truth about recipients.
-    Column("recipients", _Long, nullable=False),
+    Column("recipients", LONG, nullable=False),
     # The transport, as long as somebody may take the row; else NULL. Kept by the database itself.
     Column(
         "queue",
@@ -126,7 +108,7 @@ jobs = Table(
         Derived("CASE WHEN attempts > 0 THEN 1 ELSE 0 END"),
     ),
     # Last, so that reading the columns before it does not touch a long body.
-    Column("payload", _Long),
+    Column("payload", LONG),
     CheckConstraint(f"status IN ({_quoted(JobStatus)})", name=f"{PREFIX}job_status"),
     CheckConstraint("(lease_token IS NOT NULL) = (status = 'sending')", name=f"{PREFIX}job_lease"),
     CheckConstraint(
@@ -136,15 +118,11 @@ jobs = Table(
         f"(ended_at IS NOT NULL) = (status IN ({_quoted(ENDED)}))", name=f"{PREFIX}job_ended"
     ),
     CheckConstraint("attempts >= 0 AND deaths >= 0", name=f"{PREFIX}job_attempts"),
-    # A row's id is never given out again, not even after ``purge``: logs stay unambiguous.
-    sqlite_autoincrement=True,
-    **TABLE_OPTIONS,
+    # Logs stay unambiguous.
+    info={NEVER_AGAIN: True},
 )
 
-_WAITS: dict[str, Any] = {
-    "sqlite_where": jobs.c.queue.isnot(None),
-    "postgresql_where": jobs.c.queue.isnot(None),
-}
+_WAITS = {HOLDS: jobs.c.queue.isnot(None)}
 # Serves the claim: the steps from priority to priority and from tenant to tenant, and within a
 # tenant what is new and what waits for another attempt, each in order of its due time.
 Index(
@@ -154,11 +132,11 @@ Index(
     jobs.c.tenant,
     jobs.c.tried,
     jobs.c.due_at,
-    **_WAITS,
+    info=_WAITS,
 )
 # Serves the list of transports that have something due, the next due time, and a claim where there
 # are more tenants than it looks at one by one.
-Index(f"{PREFIX}job_due", jobs.c.queue, jobs.c.priority, jobs.c.due_at, **_WAITS)
+Index(f"{PREFIX}job_due", jobs.c.queue, jobs.c.priority, jobs.c.due_at, info=_WAITS)
 # Serves counts per status, ``list --status``, "sent in the last hour" and ``purge``; and, since
 # ``ended_at`` is NULL in what has not ended, the age of the oldest mail that waits.
 Index(f"{PREFIX}job_status", jobs.c.status, jobs.c.ended_at, jobs.c.first_due_at)
@@ -167,8 +145,7 @@ Index(
     jobs.c.key,
     jobs.c.tenant,
     unique=True,
-    sqlite_where=jobs.c.key.isnot(None),
-    postgresql_where=jobs.c.key.isnot(None),
+    info={HOLDS: jobs.c.key.isnot(None)},
 )
 
 attempts = Table(
@@ -192,7 +169,6 @@ attempts = Table(
         "outcome IN ('sent', 'partial', 'retry', 'failed', 'unknown', 'returned')",
         name=f"{PREFIX}attempt_outcome",
     ),
-    **TABLE_OPTIONS,
 )
 Index(f"{PREFIX}attempt_job", attempts.c.job_id, attempts.c.number)
 
@@ -207,7 +183,6 @@ recipients = Table(
     Column("kind", String(3), nullable=False),
     Column("status", String(10), nullable=False),
     Column("provider_message_id", String(255)),
-    **TABLE_OPTIONS,
 )
 Index(f"{PREFIX}recipient_address", recipients.c.address, recipients.c.job_id)
 # Serves webhooks, which name a mail by the number that the provider gave it.
@@ -220,15 +195,13 @@ blobs = Table(
     Column("digest", String(64), primary_key=True),
     Column("size", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
-    Column("data", _Data, nullable=False),
-    **TABLE_OPTIONS,
+    Column("data", DATA, nullable=False),
 )
 job_blobs = Table(
     f"{PREFIX}job_blob",
     metadata,
     Column("job_id", _Id, ForeignKey(jobs.c.id), primary_key=True, autoincrement=False),
     Column("digest", String(64), ForeignKey(blobs.c.digest), primary_key=True),
-    **TABLE_OPTIONS,
 )
 Index(f"{PREFIX}job_blob_digest", job_blobs.c.digest)
 
@@ -257,7 +230,6 @@ transports = Table(
     # After an outage: senders that may use it at once, and when that last grew. NULL: no cap.
     Column("ramp", Integer),
     Column("ramp_at", Double),
-    **TABLE_OPTIONS,
 )
 
 # What a limited transport may still send: one bucket of tokens per limit, shared by all hosts.
@@ -269,7 +241,6 @@ limits = Table(
     Column("seconds", Integer, primary_key=True, autoincrement=False),
     Column("tokens", Double, nullable=False),
     Column("filled_at", Double, nullable=False),
-    **TABLE_OPTIONS,
 )
 
 # What providers report of mails that they took. A report is kept even if nothing is known of its
@@ -294,11 +265,10 @@ events = Table(
     Column("message_id", Text),
     Column("detail", Text, nullable=False),
     # Further facts, as JSON: URL, user agent, tags, metadata.
-    Column("data", _Long, nullable=False),
+    Column("data", LONG, nullable=False),
     # Until when it is worth looking again: its mail was not found, or was in a sender's hands and
     # could not be changed. NULL: it has had its effect.
     Column("open_until", Double),
-    **TABLE_OPTIONS,
 )
 Index(f"{PREFIX}event_digest", events.c.digest, unique=True)
 Index(f"{PREFIX}event_job", events.c.job_id, events.c.id)
@@ -325,7 +295,6 @@ suppressions = Table(
     Column("created_at", Double, nullable=False),
     # NULL: for ever.
     Column("expires_at", Double),
-    **TABLE_OPTIONS,
 )
 Index(f"{PREFIX}suppression_address", suppressions.c.address)
 
@@ -342,7 +311,6 @@ refusals = Table(
     Column("job_id", _Id, nullable=False),
     Column("refused_at", Double, nullable=False),
     Column("detail", Text, nullable=False),
-    **TABLE_OPTIONS,
 )
 Index(f"{PREFIX}refusal_address", refusals.c.address, refusals.c.refused_at)
 Index(f"{PREFIX}refusal_time", refusals.c.transport, refusals.c.refused_at)
@@ -355,7 +323,6 @@ sightings = Table(
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("seen_at", Double, nullable=False),
-    **TABLE_OPTIONS,
 )
 
 meta = Table(
@@ -363,5 +330,4 @@ meta = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("value", String(255), nullable=False),
-    **TABLE_OPTIONS,
 )

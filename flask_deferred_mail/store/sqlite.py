@@ -26,7 +26,6 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from ..cleaning import clean
 from ..errors import SchemaError, StoreError
 from .backend import Backend, Setup, Trouble
-from .dialect import SQLITE_CLOCK
 from .kept import KeptConnections
 from .prepared import run_sql
 from .upgrading import only_adds, too_old
@@ -47,10 +46,11 @@ _inherited: list[KeptConnections] = []
 class SqliteBackend(Backend):
     """A file, or (for tests) memory."""
 
+    own_clock = True
+
     def __init__(self, url: URL) -> None:
         super().__init__(url)
         self.in_memory = _is_in_memory(url)
-        #: The database file, if there is one.
         self.path = None if self.in_memory else _file_of(url)
         self._inode: int | None = None
         self._kept: KeptConnections | None = None
@@ -293,8 +293,6 @@ def _make_engine(url: URL, in_memory: bool) -> Engine:
 def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = OFF")
-    # Looked up at each call, so that a test can set the clock.
-    connection.create_function(SQLITE_CLOCK, 0, lambda: time.time())
 
 
 def _roll_back(connection: Connection) -> None:

@@ -22,6 +22,7 @@ from sqlalchemy import (
 
 from ..errors import SchemaError
 from . import schema
+from .table_options import complete
 
 #: Where Alembic notes the revision. Not among the tables that an application may own: then its own
 #: Alembic has such a table, and this one is not there.
@@ -30,7 +31,6 @@ version_table = Table(
     MetaData(),
     Column("version_num", String(32), nullable=False),
     PrimaryKeyConstraint("version_num", name=f"{schema.PREFIX}alembic_version_pkc"),
-    **schema.TABLE_OPTIONS,
 )
 
 _ROWS = ("schema", "compatible")
@@ -114,6 +114,7 @@ def make(connection: Connection, shown: str) -> None:
 
     :raises SchemaError: tables of that name are there, of nobody knows which version.
     """
+    complete(schema.metadata, connection.dialect.name)
     schema.metadata.create_all(connection)
     for table in schema.metadata.sorted_tables:
         _make_indexes(connection, table)
@@ -151,6 +152,7 @@ def stamped(connection: Connection) -> bool:
 
 def stamp(connection: Connection, version: int) -> None:
     """Note the revision, so that later ones find where to begin."""
+    complete(version_table.metadata, connection.dialect.name)
     version_table.create(connection, checkfirst=True)
     connection.execute(version_table.delete())
     connection.execute(version_table.insert(), {"version_num": revision_of(version)})

@@ -15,6 +15,7 @@ LATER = (
     "pymysql",
     "markdownify",
 )
+LATER += tuple(f"sqlalchemy.dialects.{name}" for name in ("sqlite", "postgresql", "mysql"))
 LATER += ("celery", "rq", "dkim", "dns", "botocore", "email_validator")
 
 
