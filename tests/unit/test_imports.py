@@ -30,3 +30,17 @@ def test_a_process_that_only_imports_us_has_none_of_them() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_a_worker_has_none_of_the_other_commands() -> None:
+    """They are imported when they are asked for."""
+    code = (
+        "import sys\n"
+        "from flask_deferred_mail.cli import mail_group\n"
+        "assert mail_group.commands['worker'].name == 'worker'\n"
+        "others = ('cli_looking', 'cli_changing', 'cli_suppress', 'doctor', 'explanation')\n"
+        "late = [name for name in others if f'flask_deferred_mail.{name}' in sys.modules]\n"
+        "sys.exit(', '.join(late) or None)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
