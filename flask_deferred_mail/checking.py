@@ -143,17 +143,19 @@ def _sender(value: object, defaults: Defaults) -> Address:
 
 def _recipients(message: Message) -> tuple[Recipient, ...]:
     """Everybody, once: who stands in two lists, or twice in one, keeps the first place."""
-    given: tuple[tuple[Kind, Sequence[object]], ...] = (
-        ("to", as_list(message.recipients, "recipients")),
-        ("cc", as_list(message.cc, "cc")),
-        ("bcc", as_list(message.bcc, "bcc")),
-    )
-    count = sum(len(members) for _, members in given)
+    to = as_list(message.recipients, "recipients")
+    cc, bcc = as_list(message.cc, "cc"), as_list(message.bcc, "bcc")
+    count = len(to) + len(cc) + len(bcc)
     if count > MAX_RECIPIENTS:
         raise MessageTooLarge("recipients", f"{count} of them, {MAX_RECIPIENTS} are allowed")
     found: dict[tuple[str, str], Recipient] = {}
-    for kind, members in given:
-        for address in _addresses(members, "recipients" if kind == "to" else kind):
+    lists: tuple[tuple[Kind, str, list[object]], ...] = (
+        ("to", "recipients", to),
+        ("cc", "cc", cc),
+        ("bcc", "bcc", bcc),
+    )
+    for kind, field, members in lists:
+        for address in _addresses(members, field) if members else ():
             found.setdefault(same_mailbox(address.email), Recipient(address, kind))
     if not found:
         raise MessageError("recipients", "there are none: give recipients, cc or bcc")
@@ -254,8 +256,11 @@ def _cap_content(
     alternatives: Sequence[tuple[str, str]],
     parts: Sequence[Part],
 ) -> None:
-    bodies = (text, html, *(content for _, content in alternatives))
-    size = sum(_octets(body) for body in bodies if body) + sum(len(part.data) for part in parts)
+    size = (_octets(text) if text else 0) + (_octets(html) if html else 0)
+    for _, content in alternatives:
+        size += _octets(content)
+    for part in parts:
+        size += len(part.data)
     if size > MAX_CONTENT:
         raise MessageTooLarge(
             "attachments" if parts else "body",

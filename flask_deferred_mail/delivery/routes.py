@@ -148,6 +148,8 @@ class Routes:
         transport = self._transport(name)
         if transport is None:
             return []
+        if not isinstance(transport, Combination):
+            return [transport]  # whatever is known of it, there is no other way
         ways = [way for way in ways_of(transport, "") if self.pacing.looks_well(way.transport.name)]
         soon = [way for way in ways if self.allowance.wait(way.transport.name) <= MOMENT]
         ways = soon or ways or ways_of(transport, "")

@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Double, bindparam, case, select, update
 
-from ..job import JobRecipient, JobStatus
+from ..job import Job, JobRecipient, JobStatus
 from ..letter import Submission
 from .database import Database
 from .dialect import now, read_now
@@ -28,7 +28,7 @@ from .picking import COLUMNS, Due, Picking, Until, due_times, transports
 from .picking import oldest as find_oldest
 from .picking import suspects as find_suspects
 from .prepared import Prepared
-from .rows import fresh_recipients, recipients_from
+from .rows import recipients_from
 from .schema import attempts, jobs
 
 
@@ -272,13 +272,17 @@ def _obituary(row: Any, ended: float) -> dict[str, Any]:
     }
 
 
-def preleased(job_id: int, submission: Submission, token: str, leased_at: float) -> Claim:
-    """The claim on a row that was inserted already leased to this process."""
+def preleased(job: Job, submission: Submission, size: int, token: str, leased_at: float) -> Claim:
+    """The claim on a row that was inserted already leased to this process.
+
+    :param job: its mail, as nothing has happened to it yet.
+    """
+    claimed_at = time.time()
     return Claim(
-        job_id=job_id,
+        job_id=job.id,
         token=token,
         leased_at=leased_at,
-        claimed_at=time.time(),
+        claimed_at=claimed_at,
         transport=submission.transport,
         number=1,
         spent=1,
@@ -288,11 +292,11 @@ def preleased(job_id: int, submission: Submission, token: str, leased_at: float)
         generation=0,
         died_generation=None,
         on_unknown=submission.on_unknown,
-        first_due_at=time.time(),
+        first_due_at=claimed_at,
         expires_at=submission.expires_at,
-        size=submission.letter.size,
-        message_id=submission.letter.message_id,
-        recipients=fresh_recipients(submission.letter.recipients),
+        size=size,
+        message_id=job.message_id,
+        recipients=job.recipients,
         preleased=True,
         tenant=submission.tenant,
         transactional=submission.transactional,

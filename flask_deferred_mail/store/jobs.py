@@ -79,10 +79,10 @@ class JobStore:
         :raises StoreError: nothing was recorded.
         """
         # Before anything that takes time: the row's lease counts from when it was made.
-        token, leased_at = new_token(), time.monotonic()
+        leased_at = time.monotonic()
         row, pieces = self.written(submission)
         if lease is not None:
-            row |= statements.leased(lease, token)
+            row |= statements.leased(lease, new_token())
         if purse is not None:
             added = self.database.write(lambda c: insert_paced(c, row, pieces, purse))
             lease = lease if row["lease_token"] else None
@@ -96,7 +96,7 @@ class JobStore:
             return Added(self.same_key(submission, row["fingerprint"]), created=False)
         job = statements.fresh_job(added, row, submission)
         if lease is not None:
-            claim = preleased(added, submission, token, leased_at)
+            claim = preleased(job, submission, row["size"], row["lease_token"], leased_at)
             return Added(job, created=True, claim=claim)
         self.ring()
         return Added(job, created=True)

@@ -73,6 +73,18 @@ def recipients_json(recipients: tuple[JobRecipient, ...]) -> str:
     return _encode([_recipient_entry(r) for r in recipients])
 
 
+def fresh_recipients_json(recipients: tuple[Recipient, ...]) -> str:
+    """:func:`recipients_json` of :func:`fresh_recipients`, in one step: for each mail recorded."""
+    entries = []
+    for recipient in recipients:
+        address = recipient.address
+        entry = {"a": address.email, "k": recipient.kind}
+        if address.name:
+            entry["n"] = address.name
+        entries.append(entry)
+    return _encode(entries)
+
+
 def _recipient_entry(recipient: JobRecipient) -> dict[str, Any]:
     entry: dict[str, Any] = {"a": recipient.address, "k": recipient.kind}
     optional = {

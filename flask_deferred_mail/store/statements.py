@@ -21,7 +21,7 @@ from . import payload
 from .claims import Claim, Lease
 from .dialect import MYSQLS, insert_or_ignore, now, upsert
 from .prepared import Prepared
-from .rows import fresh_recipients, recipients_json
+from .rows import fresh_recipients, fresh_recipients_json, recipients_json
 from .schema import attempts, blobs, job_blobs, jobs
 from .schema import recipients as recipient_index
 
@@ -95,7 +95,7 @@ def new_row(submission: Submission, own_clock: bool) -> dict[str, Any]:
         "sender": letter.sender.email,
         "subject": letter.subject,
         "fingerprint": payload.fingerprint(letter, letter.recipients) if submission.key else None,
-        "recipients": recipients_json(fresh_recipients(letter.recipients)),
+        "recipients": fresh_recipients_json(letter.recipients),
         **NOT_LEASED,
     }
 
@@ -209,7 +209,7 @@ def fresh_job(job_id: int, row: dict[str, Any], submission: Submission) -> Job:
         status=JobStatus.PENDING,
         message_id=row["message_id"],
         attempts=0,
-        next_attempt_at=moment(row["send_at_"]) or created_at,
+        next_attempt_at=created_at if row["send_at_"] is None else moment(row["send_at_"]),
         created_at=created_at,
         sent_at=None,
         last_error=None,
@@ -361,20 +361,23 @@ def index_recipients(
 ) -> None:
     """Note whom mails went to: pairs of a mail's number and its recipients."""
     _index_recipients(connection.dialect.name).run_each(
-        connection,
-        [
-            {
-                "job_id": job_id,
-                "position": position,
-                "address": entry.address,
-                "kind": entry.kind,
-                "status": entry.status.value,
-                "provider_message_id": entry.provider_message_id,
-            }
-            for job_id, recipients in settled
-            for position, entry in enumerate(recipients)
-        ],
+        connection, [line for mail in settled for line in index_lines(*mail)]
     )
+
+
+def index_lines(job_id: int, recipients: tuple[JobRecipient, ...]) -> list[dict[str, Any]]:
+    """A mail's lines in the index of addresses."""
+    return [
+        {
+            "job_id": job_id,
+            "position": position,
+            "address": entry.address,
+            "kind": entry.kind,
+            "status": entry.status.value,
+            "provider_message_id": entry.provider_message_id,
+        }
+        for position, entry in enumerate(recipients)
+    ]
 
 
 def overdue(now_expression: Any, give_up_after: float) -> Any:

@@ -221,21 +221,23 @@ def _without(parts: tuple[Part, ...], feature: Feature) -> tuple[Part, ...]:
     return tuple(replace(part, headers=()) for part in parts)
 
 
-def features_of(letter: Letter) -> Iterator[Feature]:
+def features_of(letter: Letter) -> list[Feature]:
     """What a letter asks for beyond plain MIME mail."""
-    asked = {
-        Feature.TAGS: letter.tags,
-        Feature.METADATA: letter.metadata,
-        Feature.TEMPLATE_ID: letter.template_id,
-        Feature.MERGE_DATA: letter.merge_data,
-        Feature.MERGE_GLOBAL_DATA: letter.merge_global_data,
-        Feature.MERGE_METADATA: letter.merge_metadata,
-        Feature.MERGE_HEADERS: letter.merge_headers,
-        Feature.TRACK_OPENS: letter.track_opens is not None,
-        Feature.TRACK_CLICKS: letter.track_clicks is not None,
-        Feature.ESP_EXTRA: letter.esp_extra,
-        Feature.ALTERNATIVES: letter.alternatives,
-        Feature.INLINE: letter.inline_parts,
-        Feature.PART_HEADERS: any(part.headers for part in letter.parts),
-    }
-    return (feature for feature, value in asked.items() if value)
+    parts = letter.parts
+    # Pairs and not a dict, which would hash thirteen members of an Enum for each mail.
+    asked = (
+        (Feature.TAGS, letter.tags),
+        (Feature.METADATA, letter.metadata),
+        (Feature.TEMPLATE_ID, letter.template_id),
+        (Feature.MERGE_DATA, letter.merge_data),
+        (Feature.MERGE_GLOBAL_DATA, letter.merge_global_data),
+        (Feature.MERGE_METADATA, letter.merge_metadata),
+        (Feature.MERGE_HEADERS, letter.merge_headers),
+        (Feature.TRACK_OPENS, letter.track_opens is not None),
+        (Feature.TRACK_CLICKS, letter.track_clicks is not None),
+        (Feature.ESP_EXTRA, letter.esp_extra),
+        (Feature.ALTERNATIVES, letter.alternatives),
+        (Feature.INLINE, parts and letter.inline_parts),
+        (Feature.PART_HEADERS, parts and any(part.headers for part in parts)),
+    )
+    return [feature for feature, value in asked if value]
