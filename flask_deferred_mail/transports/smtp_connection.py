@@ -21,6 +21,7 @@ from ..cleaning import MAX_TEXT, clean
 from ..deadline import Deadline
 from .smtp_envelope import Ahead
 from .smtp_replies import Reply
+from .smtp_waiting import NOT_READY, needs_room, wait_for
 
 #: Bounds of one reply. RFC 5321 4.5.3.1.5 speaks of 512 octets a line; real ones pass that.
 MAX_LINE = 4096
@@ -31,7 +32,8 @@ _UNMISTAKABLE = 6
 #: Bytes given to the socket in one call; the deadline is looked at between calls.
 _CHUNK = 128 * 1024
 
-_CODES = frozenset(str(code) for code in range(200, 600))
+# A reply as nearly all are: one line of visible ASCII with single blanks.
+_PLAIN_REPLY = re.compile(rb"([2-5]\d\d) ([!-~]+(?: [!-~]+)*)\r\n")
 _REPLY_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?\Z", re.DOTALL)
 
 
@@ -53,6 +55,8 @@ class SmtpConnection:
 
     def __init__(self, sock: socket.socket, host: str) -> None:
         self.host = host
+        # It never waits by itself: see ``smtp_waiting``.
+        sock.setblocking(False)
         self._socket = sock
         peer = sock.getpeername()
         self.address = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
@@ -102,8 +106,10 @@ class SmtpConnection:
         self.written = 0
         while self.written < len(view):
             try:
-                self._socket.settimeout(deadline.remaining())
+                deadline.remaining()
                 self.written += self._socket.send(view[self.written : self.written + _CHUNK])
+            except NOT_READY as error:
+                wait_for(self._socket, deadline.left(), room=needs_room(error, writing=True))
             except OSError as error:
                 raise Broken(_describe(error, "the server stopped reading")) from error
 
@@ -117,24 +123,24 @@ class SmtpConnection:
 
         :raises Broken: silence, end of the line, too much of it, or something that is not SMTP.
         """
+        if not self._input:
+            self._input += self._receive(deadline)
         if (plain := self._plain_reply()) is not None:
             return plain
         code, lines = self._read_lines(deadline)
         return Reply(code, self._text(lines))
 
     def _plain_reply(self) -> Reply | None:
-        """A reply of one ordinary line that is there already, as nearly all are."""
-        end = self._input.find(b"\r\n", 0, MAX_LINE)
-        if end < 4 or self.secrets or self._input[3:4] != b" ":
+        """A reply of one ordinary line that is there already: nothing of it must be cleaned."""
+        match = _PLAIN_REPLY.match(self._input)
+        if match is None:
             return None
-        line = self._input[:end].decode("latin-1")
-        text = line[4:]
-        if not (line.isascii() and line.isprintable() and line[:3] in _CODES):
+        text = match[2].decode("ascii")
+        if len(text) > MAX_TEXT or any(secret in text for secret in self.secrets):
             return None
-        if len(text) > MAX_TEXT or "  " in text or text != text.strip():
-            return None
-        del self._input[: end + 2]
-        return Reply(int(line[:3]), text)
+        reply = Reply(int(match[1]), text)
+        del self._input[: match.end()]
+        return reply
 
     def _read_lines(self, deadline: Deadline) -> tuple[int, list[bytes]]:
         """The code of the next reply, and its lines without it."""
@@ -169,11 +175,19 @@ class SmtpConnection:
         return line.rstrip(b"\r"), length + end + 1
 
     def _receive(self, deadline: Deadline) -> bytes:
-        try:
-            self._socket.settimeout(deadline.remaining())
-            data = self._socket.recv(MAX_LINE)
-        except OSError as error:
-            raise Broken(_describe(error, "no answer")) from error
+        # An answer is seldom there at once. But what TLS has decrypted, waiting does not see.
+        wait, room = self.tls is None, False
+        while True:
+            try:
+                left = deadline.remaining()
+                if wait:
+                    wait_for(self._socket, left, room=room)
+                data = self._socket.recv(MAX_LINE)
+                break
+            except NOT_READY as error:
+                wait, room = True, needs_room(error, writing=False)
+            except OSError as error:
+                raise Broken(_describe(error, "no answer")) from error
         if not data:
             raise Broken("the server closed the connection")
         return data
@@ -207,9 +221,8 @@ class SmtpConnection:
         :raises Broken: it has gone, or what it says is not SMTP.
         """
         try:
-            self._socket.settimeout(0)
             data = self._socket.recv(MAX_LINE)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except NOT_READY:
             return self.read_reply(Deadline.after(0.2)) if self._input else None
         except OSError as error:
             raise Broken(_describe(error, "no answer")) from error
@@ -249,6 +262,7 @@ class SmtpConnection:
             raise CertificateProblem(f"its certificate was not accepted: {problem}") from error
         except (OSError, ValueError) as error:
             raise Broken(_describe(error, "no TLS handshake")) from error
+        secured.setblocking(False)
         self._socket = secured
         self.extensions = {}
         self.tls = secured.version()
@@ -266,7 +280,6 @@ class SmtpConnection:
         """Say goodbye without waiting for an answer."""
         if self.ahead is None:
             with suppress(OSError):
-                self._socket.settimeout(0)
                 self._socket.send(b"QUIT\r\n")
         self.hang_up()
 
