@@ -12,8 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -90,20 +89,11 @@ class SqliteBackend(Backend):
             _inherited.append(self._kept)
         self._kept = KeptConnections(engine)
 
-    @contextmanager
-    def _connection(self, engine: Engine) -> Iterator[Connection]:
+    def kept_of(self, engine: Engine) -> KeptConnections | None:
+        """The connections that this engine keeps; none if the data lives in a connection, or it
+        is an engine of former times."""
         kept = self._kept
-        if kept is None or kept.engine is not engine:
-            with engine.connect() as connection:
-                yield connection
-            return
-        connection = kept.take()
-        try:
-            yield connection
-        except BaseException:
-            kept.discard(connection)
-            raise
-        kept.give_back(connection)
+        return kept if kept is not None and kept.engine is engine else None
 
     def _make_folder(self, folder: Path) -> None:
         try:
@@ -168,42 +158,21 @@ class SqliteBackend(Backend):
     # -- transactions -----------------------------------------------------------------------
 
     def writing(self, engine: Engine) -> AbstractContextManager[Connection]:
-        return self._transaction(engine, "BEGIN IMMEDIATE", self._writer)
+        return _Transaction(self, engine, self._writer, "BEGIN IMMEDIATE")
 
     def reading(self, engine: Engine) -> AbstractContextManager[Connection]:
-        return self._transaction(engine, "BEGIN", self._reader)
+        return _Transaction(self, engine, self._reader, "BEGIN")
 
     def single(self, engine: Engine) -> AbstractContextManager[Connection]:
-        return self._statement(engine, self._writer)
+        return _Transaction(self, engine, self._writer)
 
     def single_read(self, engine: Engine) -> AbstractContextManager[Connection]:
-        return self._statement(engine, self._reader)
-
-    @contextmanager
-    def _statement(self, engine: Engine, turn: AbstractContextManager[Any]) -> Iterator[Connection]:
-        # Saves the BEGIN and the COMMIT, which cost as much as a small INSERT.
-        with turn, self._connection(engine) as connection:
-            yield connection
-
-    @contextmanager
-    def _transaction(
-        self, engine: Engine, begin: str, turn: AbstractContextManager[Any]
-    ) -> Iterator[Connection]:
-        with turn, self._connection(engine) as connection:
-            run_sql(connection, begin)
-            try:
-                yield connection
-                run_sql(connection, "COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
+        return _Transaction(self, engine, self._reader)
 
     # -- errors -----------------------------------------------------------------------------
 
     def judge(self, error: SQLAlchemyError) -> Trouble:
-        code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
-        busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-        return Trouble.AGAIN if code is not None and code & 0xFF in busy else Trouble.FINAL
+        return Trouble.AGAIN if _is_busy(error) else Trouble.FINAL
 
     def explain(self, error: SQLAlchemyError) -> StoreError:
         reason = clean(str(getattr(error, "orig", None) or error))
@@ -249,6 +218,94 @@ class SqliteBackend(Backend):
             f"{self.shown}: the database file was moved, replaced or deleted while this process "
             "had it open; nothing was written. The next use opens it anew"
         )
+
+
+class _Transaction:
+    """A connection, and a transaction on it from ``BEGIN`` to ``COMMIT``.
+
+    Without a ``begin`` it is for one statement, which is its own transaction: the two cost as much
+    as a small INSERT. (A class, since nested generators cost as much again.)
+    """
+
+    __slots__ = ("_begin", "_connection", "_engine", "_kept", "_turn")
+
+    _connection: Connection
+
+    def __init__(
+        self,
+        backend: SqliteBackend,
+        engine: Engine,
+        turn: AbstractContextManager[Any],
+        begin: str | None = None,
+    ) -> None:
+        self._engine = engine
+        self._kept = backend.kept_of(engine)
+        self._turn = turn
+        self._begin = begin
+
+    def __enter__(self) -> Connection:
+        self._turn.__enter__()
+        try:
+            kept = self._kept
+            self._connection = self._engine.connect() if kept is None else kept.take()
+            if self._begin is not None:
+                self._start(self._begin)
+        except BaseException:
+            self._turn.__exit__(None, None, None)
+            raise
+        return self._connection
+
+    def _start(self, begin: str) -> None:
+        try:
+            run_sql(self._connection, begin)
+        except BaseException as error:
+            if _is_busy(error):
+                self._give_back()  # nothing is wrong with it
+            else:
+                self._discard()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        try:
+            if kind is not None:
+                self._undo()
+                return
+            if self._begin is not None:
+                self._commit()
+            self._give_back()
+        finally:
+            self._turn.__exit__(None, None, None)
+
+    def _commit(self) -> None:
+        try:
+            run_sql(self._connection, "COMMIT")
+        except BaseException:
+            self._undo()
+            raise
+
+    def _undo(self) -> None:
+        if self._begin is not None:
+            _roll_back(self._connection)
+        self._discard()
+
+    def _give_back(self) -> None:
+        if self._kept is None:
+            self._connection.close()
+        else:
+            self._kept.give_back(self._connection)
+
+    def _discard(self) -> None:
+        """It met an error: nobody shall use it again as it is."""
+        if self._kept is None:
+            self._connection.close()
+        else:
+            self._kept.discard(self._connection)
+
+
+def _is_busy(error: BaseException) -> bool:
+    """Whether somebody else holds the lock that was wanted."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _is_in_memory(url: URL) -> bool:
