@@ -13,14 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from .. import crashpoints
 from ..errors import StoreError
-from ..letter import Letter
+from ..letter import Letter, Recipient
 from ..store.claims import Claim, Claims, Lease
 from .attempt import Delivered, Deliverer
 from .leases import Holding, LeaseKeeper, Phase
 from .pool import SenderPool
+from .preview import preview
 from .routes import MOMENT
 
 log = logging.getLogger("flask_deferred_mail.delivery")
@@ -31,6 +33,11 @@ PLACES_PER_THREAD = 16
 
 #: A letter larger than this (bytes) is read back from its row rather than kept in memory.
 KEPT_IN_MEMORY = 256 * 1024
+
+#: Seconds for which a mail waits for the thread that is at work before a second one is woken.
+#: Where the server is quick one thread does best: several compete with the requests for the
+#: interpreter, and with each other for the database.
+PATIENCE = 0.05
 
 #: Seconds for which nothing is sent after the database could not be written to.
 PAUSE_AFTER_STORE_ERROR = 30.0
@@ -77,7 +84,7 @@ class Dispatcher:
         self._paused_until = 0.0
         self._ends = threading.Event()
         self._pool: SenderPool[Ticket] = SenderPool(
-            threads, self._send, "deferred-mail-sender", self.routes.cap
+            threads, self._send, "deferred-mail-sender", self.routes.cap, PATIENCE
         )
         deliverer.on_written_off.append(self._write_off)
 
@@ -127,7 +134,8 @@ class Dispatcher:
                 if claim is None:
                     return
                 holding = self.leases.hold(claim)
-            self.deliverer.deliver(holding, ticket.letter)
+            upcoming = partial(self._upcoming, ticket.transport)
+            self.deliverer.deliver(holding, ticket.letter, upcoming=upcoming)
         except StoreError as error:
             self._paused_until = time.monotonic() + PAUSE_AFTER_STORE_ERROR
             log.error(
@@ -137,6 +145,16 @@ class Dispatcher:
                 PAUSE_AFTER_STORE_ERROR,
             )
         self._after_each()
+
+    def _upcoming(self, lane: str) -> tuple[Letter, tuple[Recipient, ...]] | None:
+        """What this thread sends next, if it is in hand and plain."""
+        if not self.usable or time.monotonic() < self._paused_until:
+            return None
+        ticket = self._pool.reserve(lane)
+        if ticket is None or ticket.holding is None:
+            return None
+        ticket.holding.letter = ticket.letter
+        return preview(self.deliverer.tools, ticket.holding)
 
     def _claim(self, ticket: Ticket) -> Claim | None:
         """Take a mail that nobody has, when its transport may send it; a little later, if only a

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 log = logging.getLogger("flask_deferred_mail.delivery")
 
 T = TypeVar("T")
+
+#: What waits: its key, its lane, the item, and since when by the monotonic clock.
+_Entry: TypeAlias = tuple[Hashable, str, T, float]
 
 
 def _no_cap(_lane: str) -> None:
@@ -31,6 +35,9 @@ class SenderPool(Generic[T]):
     :param size: threads that one lane may have. Each further lane that has work at the same time
         has a thread of its own beside them.
     :param cap: most items of a lane that are in work at the same time; ``None``: no cap.
+    :param patience: seconds for which an item waits for a thread that is at work in its lane,
+        before another one takes it: where items are quick, one thread does them with the fewest
+        wake-ups. 0: whoever is free takes it.
     """
 
     def __init__(
@@ -39,13 +46,17 @@ class SenderPool(Generic[T]):
         work: Callable[[T], None],
         name: str,
         cap: Callable[[str], int | None] = _no_cap,
+        patience: float = 0.0,
     ) -> None:
         self.size = size
+        self._patience = patience
+        #: One of the idle threads looks, after its patience, at what waits behind others.
+        self._watched = False
         self._cap = cap
         self._caps: dict[str, int | None] = {}
         self.name = name
         self._work = work
-        self._queue: deque[tuple[Hashable, str, T]] = deque()
+        self._queue: deque[_Entry[T]] = deque()
         self._lock = threading.Lock()
         # Two conditions, so that with hundreds of threads an item wakes one of them.
         self._work_to_do = threading.Condition(self._lock)
@@ -59,7 +70,7 @@ class SenderPool(Generic[T]):
         self._busy_in: Counter[str] = Counter()
         self._pending_in: Counter[str] = Counter()
         #: Thread -> what it takes next, if it has asked to know.
-        self._reserved: dict[int, tuple[Hashable, str, T]] = {}
+        self._reserved: dict[int, _Entry[T]] = {}
         #: What each observer waits for. Asked here, so that an item that is done wakes nobody who
         #: would only look and wait again.
         self._awaited: list[Callable[[], bool]] = []
@@ -73,11 +84,16 @@ class SenderPool(Generic[T]):
         with self._lock:
             if self._closed:
                 return False
-            if self._idle <= len(self._queue) and self._may_start(lane) and not self._start():
+            behind = self._patience > 0 and lane in self._pending_in
+            # Behind another it only wants somebody who watches over it.
+            wanted = not (behind and self._watched)
+            enough = self._idle > (0 if behind else len(self._queue))
+            if wanted and not enough and self._may_start(lane) and not self._start():
                 return False
-            self._queue.append((key, lane, item))
+            self._queue.append((key, lane, item, time.monotonic()))
             self._pending_in[lane] += 1
-            self._work_to_do.notify()
+            if wanted:
+                self._work_to_do.notify()
             return True
 
     def _may_start(self, lane: str) -> bool:
@@ -98,7 +114,7 @@ class SenderPool(Generic[T]):
 
     def _loop(self) -> None:
         while (entry := self._next_entry()) is not None:
-            key, _, item = entry
+            key, _, item, _ = entry
             try:
                 self._work(item)
             except BaseException:
@@ -108,22 +124,46 @@ class SenderPool(Generic[T]):
                 with self._lock:
                     self._finished(key)
 
-    def _next_entry(self) -> tuple[Hashable, str, T] | None:
+    def _next_entry(self) -> _Entry[T] | None:
         """What this thread is to do; waits for it. ``None``: the pool is closed."""
         with self._lock:
             self._idle += 1
             while (entry := self._take()) is None and not self._closed:
-                self._work_to_do.wait()
+                self._wait_for_work()
             self._idle -= 1
             if entry is None:
                 self._threads -= 1
                 return None
-            key, lane, _ = entry
+            key, lane, _, _ = entry
             self._busy[key] = lane
             self._busy_in[lane] += 1
-            if self._idle and (self._queue or self._reserved):
-                self._work_to_do.notify()
+            self._call_another()
             return entry
+
+    def _wait_for_work(self) -> None:
+        """Wait to be called; or, one thread at a time, until what waits has waited for long."""
+        if not self._patience or self._watched or not (self._queue or self._reserved):
+            self._work_to_do.wait()
+            return
+        self._watched = True
+        self._work_to_do.wait(self._patience)
+        self._watched = False
+
+    def _call_another(self) -> None:
+        """Wake a thread for what waits: to take it, or to watch over it."""
+        if not (self._queue or self._reserved):
+            return
+        if not self._idle:
+            # Who was to watch has taken something: a pool with patience starts no thread before.
+            if self._patience and self._queue and self._may_start(self._queue[0][1]):
+                self._start()
+        elif not (self._patience and self._watched) or self._next() is not None:
+            self._work_to_do.notify()
+
+    @property
+    def _long_ago(self) -> float:
+        """What waits since then waits no longer for those who are at work in its lane."""
+        return time.monotonic() - self._patience
 
     def _finished(self, key: Hashable) -> bool:
         """An item is done, or written off. False: no thread of this pool has it."""
@@ -132,7 +172,8 @@ class SenderPool(Generic[T]):
             return False
         _less(self._busy_in, lane)
         _less(self._pending_in, lane)
-        if self._idle and self._queue:
+        # With patience, the thread itself takes what waited behind this.
+        if self._idle and self._queue and not self._patience:
             self._work_to_do.notify()
         self._tell_observers()
         return True
@@ -141,7 +182,7 @@ class SenderPool(Generic[T]):
         if any(is_there() for is_there in self._awaited):
             self._progress.notify_all()
 
-    def _take(self) -> tuple[Hashable, str, T] | None:
+    def _take(self) -> _Entry[T] | None:
         """What this thread is to do now, out of the queue; ``None``: nothing."""
         entry = self._reserved.pop(threading.get_ident(), None)
         if entry is None and (place := self._next()) is not None:
@@ -150,7 +191,10 @@ class SenderPool(Generic[T]):
         if entry is None and not self._queue and self._reserved and self._has_spare_thread:
             # Nothing waits behind a server that takes its time while a thread has nothing to do.
             # There is no lane among them without a thread: the one that reserved it is in it.
-            owners = (me for me, e in self._reserved.items() if not self._is_full(e[1]))
+            old = self._long_ago
+            owners = (
+                me for me, e in self._reserved.items() if not self._is_full(e[1]) and e[3] <= old
+            )
             if (owner := next(owners, None)) is not None:
                 entry = self._reserved.pop(owner)
         return entry
@@ -164,11 +208,10 @@ class SenderPool(Generic[T]):
         """Place in the queue of what a free thread may take."""
         if not self._queue:
             return None
-        spare = self._has_spare_thread
-        if spare and not self._is_full(self._queue[0][1]):
-            return 0
-        for place, (_, lane, _) in enumerate(self._queue):
-            if (spare or lane not in self._busy_in) and not self._is_full(lane):
+        spare, old = self._has_spare_thread, self._long_ago
+        for place, (_, lane, _, since) in enumerate(self._queue):
+            is_free = lane not in self._busy_in or (spare and since <= old)
+            if is_free and not self._is_full(lane):
                 return place
         return None
 
@@ -194,8 +237,7 @@ class SenderPool(Generic[T]):
                     return None
                 entry = self._reserved[me] = self._queue[place]
                 del self._queue[place]
-                if self._idle:
-                    self._work_to_do.notify()
+                self._call_another()
             return None if entry is None or entry[1] != lane else entry[2]
 
     def write_off(self, key: Hashable) -> bool:
@@ -225,10 +267,10 @@ class SenderPool(Generic[T]):
             entries = [*self._reserved.values(), *self._queue]
             self._queue.clear()
             self._reserved.clear()
-            for _, lane, _ in entries:
+            for _, lane, _, _ in entries:
                 _less(self._pending_in, lane)
             self._tell_observers()
-            return [item for _, _, item in entries]
+            return [item for _, _, item, _ in entries]
 
     def close(self) -> list[T]:
         """Begin nothing more. Returns what was waiting."""

@@ -97,7 +97,7 @@ def test_a_process_that_sends_nothing_gives_back_what_is_queued(
     begun: list[int] = []
     failing = threading.Event()
 
-    def deliver(holding: Holding, _letter: object) -> Delivered:
+    def deliver(holding: Holding, _letter: object, **_how: object) -> Delivered:
         begun.append(holding.claim.job_id)
         assert failing.wait(10)
         app.runtime.leases.let_go(holding)

@@ -148,3 +148,53 @@ def test_a_lane_has_no_more_in_work_than_its_cap() -> None:
     assert begun.count("slow") == 5
     assert most["slow"] == 2
     pool.close()
+
+
+def test_what_is_behind_a_quick_item_waits_for_its_thread(work: Work) -> None:
+    """With patience, one thread does the items of a lane; another lane has its own at once."""
+    pool = SenderPool(4, work, "test", patience=600)
+    fill(pool, "a", 3)
+    fill(pool, "b", 2)
+    work.wait_for("a0", "b0")
+    work.gate.set()
+    assert pool.wait(1, 20)
+    assert [item for item in work.started if item[0] == "a"] == ["a0", "a1", "a2"]
+
+
+def test_what_waits_for_too_long_is_taken_by_another_thread(work: Work) -> None:
+    """Behind an item that stands still, the others begin once their patience is at an end."""
+    pool = SenderPool(3, work, "test", patience=0.01)
+    fill(pool, "a", 5)
+    work.wait_for("a0", "a1", "a2")
+    work.gate.set()
+    assert pool.wait(1, 20)
+
+
+def test_an_item_that_a_thread_takes_next_is_not_kept_by_it_for_long() -> None:
+    """With patience too, what one thread has reserved falls to another that has nothing to do."""
+    begun: list[str] = []
+    gate = threading.Event()
+
+    def work(item: str) -> None:
+        begun.append(item)
+        if item == "a0":
+            wait_until(lambda: pool.reserve("a") == "a1")
+            assert gate.wait(20)
+
+    pool = SenderPool(2, work, "test", patience=0.01)
+    fill(pool, "a", 2)
+    wait_until(lambda: begun == ["a0", "a1"])
+    gate.set()
+    assert pool.wait(1, 20)
+
+
+def test_items_one_after_the_other_are_all_done(work: Work) -> None:
+    """No wake-up is lost between threads that take turns at two lanes."""
+    work.gate.set()
+    pool = SenderPool(2, work, "test", patience=600)
+    for n in range(300):
+        assert pool.submit(n, f"{n}", "ab"[n % 3 == 0])
+        if n % 7 == 0:
+            assert pool.wait(1, 20)
+    assert pool.wait(1, 20)
+    assert len(work.started) == 300
