@@ -198,6 +198,8 @@ class LeaseKeeper:
         self._held: dict[tuple[int, str], Holding] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        #: The thread sleeps until something is in hand.
+        self._sleeps = False
         self._stopped = False
 
     def hold(self, claim: Claim, phase: Phase = Phase.QUEUED) -> Holding:
@@ -208,7 +210,9 @@ class LeaseKeeper:
             self._stopped = False
             if self._thread is None:
                 self._start()
-            elif len(self._held) == 1:
+            elif self._sleeps:
+                # Only then: a process that sends mail by mail would wake it for each of them.
+                self._sleeps = False
                 self._changed.notify()
         return holding
 
@@ -266,7 +270,9 @@ class LeaseKeeper:
         while True:
             with self._changed:
                 while not self._held and not self._stopped:
+                    self._sleeps = True
                     self._changed.wait()
+                self._sleeps = False
                 if not self._held:
                     self._thread = None
                     return
