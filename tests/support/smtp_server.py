@@ -75,6 +75,8 @@ class SmtpServer:
     """
 
     host = "127.0.0.1"
+    #: What converses on a connection.
+    session_type: type[Session] = Session
 
     def __init__(
         self,
@@ -164,7 +166,7 @@ class SmtpServer:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._connections += 1
-                session = Session(self, connection, self._connections)
+                session = self.session_type(self, connection, self._connections)
                 self._sessions.add(session)
             session.thread.start()
 
