@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import ClassVar, cast
 
 from .. import crashpoints
@@ -168,8 +167,7 @@ class SmtpTransport(Transport):
         patience: Deadline | None = None,
     ) -> tuple[Outcome, bool]:
         """The outcome of one transaction, and whether it failed before MAIL was accepted."""
-        following = partial(self._following, call)
-        transaction = Transaction(connection, self._endpoint, call, data, patience, following)
+        transaction = Transaction(connection, self._endpoint, call, data, patience, self._following)
         try:
             outcome = transaction.run()
         except BaseException:

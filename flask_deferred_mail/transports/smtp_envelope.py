@@ -7,16 +7,21 @@ its body may not, because this one's outcome has to be written down first.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ..letter import Letter, Recipient
-from ..mime import address_needs_utf8, header_needs_utf8
 
 #: What may stand between the angle brackets of MAIL and RCPT; the message was checked before,
 #: this is the last door (RFC 5321 4.1.2, RFC 6531 3.3; quoted local parts are not accepted).
 PATH = re.compile(r"[^\s<>\x00-\x20\x7f-\x9f]*")
+
+#: The commands of an envelope whose addresses are all in ASCII and fit between their brackets.
+_ORDINARY = re.compile(
+    r"MAIL FROM:<[!-;=?-~]*>(?: SIZE=\d+)?\r\n(?:RCPT TO:<[!-;=?-~]+>\r\n)+DATA\r\n"
+)
 
 #: Recipients whose commands go out in one write. More answers than that could fill both sides'
 #: buffers while nobody reads (RFC 2920 4.1).
@@ -31,7 +36,8 @@ class Ahead:
     recipients: tuple[Recipient, ...]
     #: The rendered mail.
     data: bytes = field(repr=False)
-    lines: tuple[str, ...]
+    #: Its envelope as it went over the wire; the server it went to is able to take it.
+    commands: bytes
 
     def is_of(self, letter: Letter, recipients: tuple[Recipient, ...]) -> bool:
         """Whether that mail, to exactly those, is what was announced."""
@@ -39,27 +45,17 @@ class Ahead:
 
 
 def mail_line(
-    letter: Letter,
-    recipients: Sequence[Recipient],
-    emails: Collection[str],
-    size: int,
-    extensions: Mapping[str, str],
+    sender: str, emails: Collection[str], data: bytes, extensions: Mapping[str, str]
 ) -> str:
     """The MAIL command, with the parameters that the server knows and the mail needs."""
-    sender = letter.envelope_sender
     line = f"MAIL FROM:<{sender}>"
     if "SIZE" in extensions:
-        line += f" SIZE={size}"
-    if is_utf8(letter, recipients) or any(map(address_needs_utf8, [sender, *emails])):
+        line += f" SIZE={len(data)}"
+    if not (data.isascii() and sender.isascii() and all(map(str.isascii, emails))):
         line += " SMTPUTF8"
         if "8BITMIME" in extensions:
             line += " BODY=8BITMIME"
     return line
-
-
-def is_utf8(letter: Letter, recipients: Sequence[Recipient]) -> bool:
-    """Whether the header of this mail to them needs a server with SMTPUTF8."""
-    return header_needs_utf8(letter, recipients[0] if letter.private_copies else None)
 
 
 def rcpt_line(email: str) -> str:
@@ -77,16 +73,21 @@ def ahead_of(
 ) -> Ahead | None:
     """What to announce of the next mail; ``None`` if anything about its envelope is unusual."""
     emails = [recipient.email for recipient in recipients]
-    limit = extensions.get("SIZE", "")
     if (
         not goes_at_once(emails, extensions)
         or len(set(emails)) != len(emails)
-        or any(map(address_needs_utf8, [letter.envelope_sender, *emails]))
-        or is_utf8(letter, recipients)
-        or not all(map(PATH.fullmatch, [letter.envelope_sender, *emails]))
-        or not all(emails)
-        or (limit.isdecimal() and 0 < int(limit) < len(data))
+        or size_limit(extensions) < len(data)
     ):
         return None
-    first = mail_line(letter, recipients, emails, len(data), extensions)
-    return Ahead(letter, recipients, data, (first, *map(rcpt_line, emails), "DATA"))
+    lines = [mail_line(letter.envelope_sender, emails, data, extensions)]
+    lines += map(rcpt_line, emails)
+    commands = "\r\n".join([*lines, "DATA", ""])
+    if not _ORDINARY.fullmatch(commands):
+        return None
+    return Ahead(letter, recipients, data, commands.encode("ascii"))
+
+
+def size_limit(extensions: Mapping[str, str]) -> float:
+    """Most bytes of a mail that the server takes, as far as it says so (RFC 1870)."""
+    limit = extensions.get("SIZE", "")
+    return (int(limit) if limit.isdecimal() else 0) or math.inf

@@ -20,6 +20,19 @@ _DECIDED = frozenset({Fate.ACCEPTED, Fate.REFUSED, Fate.FAILED, Fate.UNKNOWN})
 class Settling:
     """Keeps what is certain about each recipient, and at which stage of the envelope we are."""
 
+    # Until something else turns out: most mails meet with nothing of it.
+    _since: float | None = None
+    _dot_is_out = False
+    _fault: TransportFault | None = None
+    _server_wide: str | None = None
+    _message_config = False
+    _final: Reply | None = None
+    _broken = False
+    #: Another mail may follow on this connection.
+    reusable = False
+    #: The transport is at fault and MAIL was not accepted: another connection may do better.
+    failed_before_mail = False
+
     def __init__(self, connection: SmtpConnection, endpoint: Endpoint, call: Call) -> None:
         self._connection = connection
         self._endpoint = endpoint
@@ -27,19 +40,8 @@ class Settling:
         self._open: dict[str, None] = {r.email: None for r in call.recipients}
         self._results: dict[str, RecipientResult] = {}
         self._stage = Stage.MAIL
-        self._since: float | None = None
-        self._dot_is_out = False
-        self._fault: TransportFault | None = None
-        self._server_wide: str | None = None
-        self._message_config = False
-        self._final: Reply | None = None
-        self._broken = False
         # What opening the connection took is told with its first mail.
         self._phases, connection.phases = connection.phases, {}
-        #: Another mail may follow on this connection.
-        self.reusable = False
-        #: The transport is at fault and MAIL was not accepted: another connection may do better.
-        self.failed_before_mail = False
 
     def _go_on(self, reply: Reply, fine: bool) -> bool:
         """Settle everybody who is still open if the server refused the mail as a whole."""
@@ -127,12 +129,12 @@ class Settling:
         """Remember where we are, and how long we were where we come from."""
         self._leave_stage()
         self._stage = stage
-        crashpoints.reached(_PLACES[stage])
+        crashpoints.reached(f"smtp.{stage}")
 
     def _leave_stage(self) -> None:
         now = time.monotonic()
         if self._since is not None:
-            name = self._stage.value
+            name = str(self._stage)
             self._phases[name] = self._phases.get(name, 0.0) + now - self._since
         self._since = now
 
@@ -143,7 +145,6 @@ COMMANDS = {
     Stage.DATA: "DATA",
     Stage.DOT: "the end of the mail",
 }
-_PLACES = {stage: f"smtp.{stage}" for stage in Stage}
 _MOMENTS = {
     Stage.MAIL: "before MAIL was answered",
     Stage.RCPT: "during RCPT, before the mail was handed over",

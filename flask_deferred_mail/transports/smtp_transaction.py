@@ -15,8 +15,8 @@ from ..deadline import Deadline
 from ..mime import address_needs_utf8
 from ..outcome import Fate, FaultKind, Outcome
 from .base import Call
-from .smtp_connection import Broken, SmtpConnection, command_lines
-from .smtp_envelope import PATH, Ahead, goes_at_once, is_utf8, mail_line, rcpt_line
+from .smtp_connection import Broken, SmtpConnection
+from .smtp_envelope import PATH, Ahead, goes_at_once, mail_line, rcpt_line, size_limit
 from .smtp_opening import Endpoint
 from .smtp_replies import NO_MAILBOX, Reply, Stage, judge, too_many_recipients
 from .smtp_settling import COMMANDS, Settling
@@ -25,11 +25,12 @@ from .smtp_settling import COMMANDS, Settling
 _SMALL = 16 * 1024
 #: Bytes of a TLS record (RFC 8446 5.1): what fits into one arrives whole or not at all.
 _TLS_RECORD = 16 * 1024
+_END = b".\r\n"
 #: Seconds for answers on which nothing depends any more but the use of the connection.
 _READ_PAST = 5.0
 
 
-def _nothing(_connection: SmtpConnection) -> None:
+def _nothing(_call: Call, _connection: SmtpConnection) -> None:
     """No mail follows."""
 
 
@@ -37,11 +38,14 @@ class Transaction(Settling):
     """One envelope. :meth:`run` once, then look at ``reusable`` and ``failed_before_mail``.
 
     :param data: the mail as bytes, CRLF lines only.
-    :param following: asked right before the end of the mail for the next one of this connection,
-        whose envelope then goes along.
+    :param following: asked, right before the end of the mail, for the next one of this call's
+        connection, whose envelope then goes along.
     :param mail_deadline: until when MAIL must be answered; sooner than the attempt's deadline on
         a connection that may have died while it was idle.
     """
+
+    #: The answer that put recipients off to another envelope, if one did.
+    _full: Reply | None = None
 
     def __init__(
         self,
@@ -50,15 +54,13 @@ class Transaction(Settling):
         call: Call,
         data: bytes,
         mail_deadline: Deadline | None = None,
-        following: Callable[[SmtpConnection], Ahead | None] = _nothing,
+        following: Callable[[Call, SmtpConnection], Ahead | None] = _nothing,
     ) -> None:
         super().__init__(connection, endpoint, call)
         self._data = data
         self._mail_deadline = mail_deadline or call.deadline
         self._following = following
         self._accepted: list[str] = []
-        #: The answer that put recipients off to another envelope, if one did.
-        self._full: Reply | None = None
 
     def run(self) -> Outcome:
         """Hand the mail over as far as it goes.
@@ -66,7 +68,9 @@ class Transaction(Settling):
         :raises HandoverRefused: from ``call.hand_over``; the dot was not sent.
         """
         try:
-            if self._fits() and self._envelope():
+            # One whose envelope is out has been looked at before that.
+            announced = self._connection.take_ahead() is not None
+            if (announced or self._fits()) and self._envelope(announced):
                 self._hand_over()
         except Broken as trouble:
             self._break(trouble)
@@ -78,8 +82,8 @@ class Transaction(Settling):
     def _fits(self) -> bool:
         """Refuse what this server cannot take, before it is troubled with it."""
         self.reusable = True
-        limit = self._connection.extensions.get("SIZE", "")
-        if limit.isdecimal() and 0 < int(limit) < len(self._data):
+        limit = size_limit(self._connection.extensions)
+        if limit < len(self._data):
             self._settle_all(
                 Fate.REFUSED,
                 f"the mail has {len(self._data)} bytes, {self._endpoint.host} takes {limit}",
@@ -102,7 +106,7 @@ class Transaction(Settling):
         lacks = f"{self._endpoint.host} takes ASCII addresses only (it has no SMTPUTF8)"
         if address_needs_utf8(letter.envelope_sender):
             self._settle_all(Fate.REFUSED, f"envelope sender {letter.envelope_sender}: {lacks}")
-        elif is_utf8(letter, self._call.recipients):
+        elif not self._data.isascii():
             named = ", ".join(filter(address_needs_utf8, self._shown_addresses()))
             self._settle_all(Fate.REFUSED, f"{named or 'a header field'}: {lacks}")
         for email in list(filter(address_needs_utf8, self._open)):
@@ -117,13 +121,12 @@ class Transaction(Settling):
 
     # -- the envelope ----------------------------------------------------------------------------
 
-    def _envelope(self) -> bool:
+    def _envelope(self, announced: bool) -> bool:
         """MAIL, RCPT and DATA; false when there is nobody to send a body for."""
         self.reusable = False
         connection = self._connection
-        announced = connection.take_ahead()
-        if announced is not None or goes_at_once(self._open, connection.extensions):
-            return self._all_at_once(announced is not None)
+        if announced or goes_at_once(self._open, connection.extensions):
+            return self._all_at_once(announced)
         self._enter(Stage.MAIL)
         if connection.needs_reset:
             self._reset(connection.command("RSET", self._mail_step()))
@@ -186,8 +189,8 @@ class Transaction(Settling):
             raise Broken(f"the server answered {reply} to RSET")
 
     def _mail_line(self) -> str:
-        call, extensions = self._call, self._connection.extensions
-        return mail_line(call.letter, call.recipients, self._open, len(self._data), extensions)
+        sender, extensions = self._call.letter.envelope_sender, self._connection.extensions
+        return mail_line(sender, self._open, self._data, extensions)
 
     def _after_mail(self, reply: Reply) -> bool:
         self._sensible(reply)
@@ -227,7 +230,7 @@ class Transaction(Settling):
     # -- the body --------------------------------------------------------------------------------
 
     def _after_data(self, reply: Reply) -> bool:
-        self._sensible(reply, (354, 355))
+        self._sensible(reply, 354, 354)
         return self._go_on(reply, reply.code == 354)
 
     def _hand_over(self) -> None:
@@ -238,12 +241,12 @@ class Transaction(Settling):
             body = b""
         if not body or self._connection.has_input:
             self._heed(self._connection.unsolicited())
-        following = self._following(self._connection)
+        following = self._following(self._call, self._connection)
         crashpoints.reached("smtp.before_dot")
         self._call.hand_over()
         self._enter(Stage.DOT)
         deadline = Deadline.after(self._call.final_reply_timeout)
-        self._dot(body + b".\r\n", following, self._call.deadline if body else deadline)
+        self._dot(body, following, self._call.deadline if body else deadline)
         crashpoints.reached("smtp.after_dot")
         reply = self._sensible(self._connection.read_reply(deadline))
         crashpoints.reached("smtp.after_final_reply")
@@ -261,25 +264,26 @@ class Transaction(Settling):
                 self._server_wide = str(early)
             raise Broken(f"the server answered {early} before the mail was complete")
 
-    def _dot(self, end: bytes, following: Ahead | None, deadline: Deadline) -> None:
+    def _dot(self, rest: bytes, following: Ahead | None, deadline: Deadline) -> None:
         """The end of the mail, and with it the envelope of the next one.
 
         An error means that not all of it left. Without the last byte of the end the server cannot
         act on this mail.
         """
-        envelope = b"" if following is None else command_lines(following.lines)
+        envelope = b"" if following is None else following.commands
+        data = b"".join((rest, _END, envelope))
         try:
-            self._connection.write(end + envelope, deadline)
+            self._connection.write(data, deadline)
         except Broken:
             # Of several TLS records the first may be out, though no byte was said to be taken.
-            records = self._connection.tls is not None and len(end) + len(envelope) > _TLS_RECORD
-            self._dot_is_out = records or self._connection.written >= len(end)
+            records = self._connection.tls is not None and len(data) > _TLS_RECORD
+            self._dot_is_out = records or self._connection.written >= len(data) - len(envelope)
             raise
         self._dot_is_out = True
 
-    def _sensible(self, reply: Reply, expect: tuple[int, int] = (200, 300)) -> Reply:
+    def _sensible(self, reply: Reply, least: int = 200, most: int = 299) -> Reply:
         """A reply that is neither a refusal nor what the command asks for helps nobody."""
-        if reply.code < 400 and reply.code not in range(*expect):
+        if reply.code < 400 and not least <= reply.code <= most:
             raise Broken(f"the server answered {reply} to {COMMANDS[self._stage]}")
         return reply
 
