@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from flask_deferred_mail.store.database import Database
+from tests.support.databases import fresh_database
 from tests.support.fault_site import FaultSite
 from tests.support.mail_app import MailApp
 from tests.support.row_facts import SCHEDULE
 from tests.support.smtp_server import SmtpServer
+from tests.support.worker_process import WorkerProcess
 
 
 @pytest.fixture
@@ -30,6 +33,38 @@ def make_site(tmp_path: Path, smtp: SmtpServer) -> Iterator[Callable[..., FaultS
 def site(make_site: Callable[..., FaultSite]) -> FaultSite:
     """The site with short leases and a mail server that takes everything."""
     return make_site()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., WorkerProcess]]:
+    """Start a worker of a site: ``start(site, "--processes", "2")``."""
+    with ExitStack() as workers:
+
+        def start(site: FaultSite, *options: str, **env: str) -> WorkerProcess:
+            worker = WorkerProcess(site, *options, **env)
+            workers.callback(worker.close)
+            return worker
+
+        yield start
+
+
+@pytest.fixture
+def shared(
+    make_site: Callable[..., FaultSite], tmp_path: Path
+) -> Iterator[Callable[..., FaultSite]]:
+    """A site on a database of a kind: ``shared("postgresql")``."""
+    with ExitStack() as resources:
+
+        def make(kind: str, **config: Any) -> FaultSite:
+            url = resources.enter_context(fresh_database(kind, tmp_path))
+            database = Database(url)
+            database.create()
+            database.close()
+            site = make_site(DEFERRED_MAIL_DATABASE_URI=url, **config)
+            resources.callback(site.rows.close)
+            return site
+
+        yield make
 
 
 @pytest.fixture

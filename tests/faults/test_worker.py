@@ -12,10 +12,8 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,36 +30,6 @@ MakeSite = Callable[..., FaultSite]
 Start = Callable[..., WorkerProcess]
 ROWS, THREADS = 20, 3
 _MAIL = {"recipients": ["ann@example.com"], "body": "Hi\n"}
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start a worker of a site: ``start(site, "--processes", "2")``."""
-    with ExitStack() as workers:
-
-        def start(site: FaultSite, *options: str, **env: str) -> WorkerProcess:
-            worker = WorkerProcess(site, *options, **env)
-            workers.callback(worker.close)
-            return worker
-
-        yield start
-
-
-@pytest.fixture
-def shared(make_site: MakeSite, tmp_path: Path) -> Iterator[Callable[[str], FaultSite]]:
-    """A site on a database of a kind."""
-    with ExitStack() as resources:
-
-        def make(kind: str, **config: Any) -> FaultSite:
-            url = resources.enter_context(fresh_database(kind, tmp_path))
-            database = Database(url)
-            database.create()
-            database.close()
-            site = make_site(DEFERRED_MAIL_DATABASE_URI=url, **config)
-            resources.callback(site.rows.close)
-            return site
-
-        yield make
 
 
 def record(site: FaultSite, number: int, start: int = 0) -> list[str]:
