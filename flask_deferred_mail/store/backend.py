@@ -53,6 +53,8 @@ class Backend(ABC):
     path: str | None = None
     #: The data lives in the connection itself.
     in_memory = False
+    #: Many outcomes are written by one statement (:mod:`.server_batches`).
+    writes_batches = False
     #: This host's clock is the database's.
     own_clock = False
 
@@ -84,6 +86,14 @@ class Backend(ABC):
 
     def single(self, engine: Engine) -> AbstractContextManager[Connection]:
         """For exactly one statement: a transaction of its own, at the least cost."""
+        return self.writing(engine)
+
+    def at_once(self, engine: Engine) -> AbstractContextManager[Connection]:
+        """For one statement that shows in the rows whether it was run: a transaction of its own,
+        where that saves the BEGIN and the COMMIT.
+
+        :raises CommitUnknown: the connection was lost, at whatever moment.
+        """
         return self.writing(engine)
 
     def single_read(self, engine: Engine) -> AbstractContextManager[Connection]:

@@ -57,13 +57,22 @@ class Database:
 
     # -- transactions -----------------------------------------------------------------------
 
-    def write(self, work: Callable[[Connection], T], *, patience: float = PATIENCE) -> T:
+    def write(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        patience: float = PATIENCE,
+        at_once: bool = False,
+    ) -> T:
         """Run ``work`` in a transaction that will write, and commit.
 
         The whole of it is run again when the database is busy, so ``work`` must only touch the
-        database. ``patience`` is in seconds.
+        database. ``patience`` is in seconds. ``at_once``: it is one statement, and whether it was
+        run can be read afterwards; so it may be a transaction by itself, and a connection that is
+        lost is ``CommitUnknown`` in every case.
         """
-        return self._run(work, self.backend.writing, patience)
+        transaction = self.backend.at_once if at_once else self.backend.writing
+        return self._run(work, transaction, patience)
 
     def write_one(self, work: Callable[[Connection], T], *, patience: float = PATIENCE) -> T:
         """Like :meth:`write` for work that is one statement: where that is cheaper, it is its own

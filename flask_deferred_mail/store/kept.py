@@ -30,7 +30,10 @@ class KeptConnections:
         try:
             return self._idle.pop()
         except IndexError:
-            return self.engine.connect()
+            return self._open()
+
+    def _open(self) -> Connection:
+        return self.engine.connect()
 
     def give_back(self, connection: Connection) -> None:
         """Keep it for the next one, if it is fit for that."""

@@ -23,6 +23,7 @@ from .database import PATIENCE, Database
 from .prepared import Prepared
 from .refusals import Noted, Refusals
 from .schema import jobs
+from .server_batches import write_outcomes
 from .statements import Verdict
 
 log = logging.getLogger("flask_deferred_mail.store")
@@ -141,14 +142,7 @@ class Outcomes:
         # Others stand in line behind this one, so it is not as patient as each alone may be.
         patience = min(PATIENCE, *(entry.patience for entry in batch))
         try:
-            if len(batch) == 1:
-                batch[0].written = self.database.write(
-                    lambda connection: self._write_one(connection, batch[0]), patience=patience
-                )
-                return
-            self.database.write(
-                lambda connection: self._write_all(connection, batch), patience=patience
-            )
+            self._write(batch, patience)
         except (_NotAll, StoreError) as error:
             for entry in batch:
                 entry.in_doubt = isinstance(error, CommitUnknown)
@@ -157,8 +151,6 @@ class Outcomes:
             for entry in batch:
                 entry.in_doubt = True
             raise
-        for entry in batch:
-            entry.written = True
 
     def _pass_on(self, batch: list[_Entry]) -> None:
         """Let the next one lead, and wake those whose outcome this one wrote, or could not."""
@@ -175,14 +167,17 @@ class Outcomes:
 
     def _alone(self, entry: _Entry) -> bool:
         """Write one outcome in its own transaction, after a try that failed."""
-        if entry.in_doubt and self._is_in(entry.claim):
-            return True
-        try:
-            return self.database.write(lambda c: self._write_one(c, entry), patience=entry.patience)
-        except CommitUnknown:
-            if self._is_in(entry.claim):
-                return True
-            return self.database.write(lambda c: self._write_one(c, entry), patience=entry.patience)
+        if not entry.in_doubt:
+            try:
+                return self._write([entry], entry.patience)
+            except CommitUnknown:
+                log.debug("mail %d: looking whether its outcome is in", entry.claim.job_id)
+        # The last look: the server may still have been at it when the connection broke.
+        return (
+            self._is_in(entry.claim)
+            or self._write([entry], entry.patience)
+            or self._is_in(entry.claim)
+        )
 
     def _is_in(self, claim: Claim) -> bool:
         """Whether a commit whose answer was lost has happened: committing takes the token away."""
@@ -193,6 +188,45 @@ class Outcomes:
         if not ours:
             log.warning("mail %d: its outcome was committed, the answer was lost", claim.job_id)
         return not ours
+
+    def _write(self, batch: list[_Entry], patience: float) -> bool:
+        """Write them in one transaction, and set of each whether it was written. Returns whether
+        all of them were.
+
+        :raises _NotAll: a lease was lost, and nothing is written.
+        :raises StoreError: nothing is written.
+        """
+        write = self.database.write
+        if self.database.backend.writes_batches:
+            alone = not any(entry.verdict.refusals for entry in batch)
+            written = write(lambda c: self._write_batch(c, batch), patience=patience, at_once=alone)
+            for number, entry in enumerate(batch):
+                entry.written = number in written
+        elif len(batch) == 1:
+            batch[0].written = write(lambda c: self._write_one(c, batch[0]), patience=patience)
+        else:
+            write(lambda c: self._write_all(c, batch), patience=patience)
+            for entry in batch:
+                entry.written = True
+        return all(entry.written for entry in batch)
+
+    def _write_batch(self, connection: Connection, batch: list[_Entry]) -> set[int]:
+        """All whose lease is still there, by one statement. Returns their places in the batch."""
+        # That statement may be the whole transaction, so nothing is ever halfway in it.
+        crashpoints.reached("in-outcome")
+        rows = [
+            {"n": number, "status": entry.verdict.status, **entry.values, **entry.line}
+            for number, entry in enumerate(batch)
+        ]
+        indexed = [
+            {"n": number, **line}
+            for number, entry in enumerate(batch)
+            for line in statements.index_lines(entry.claim.job_id, entry.verdict.recipients)
+        ]
+        written = write_outcomes(connection, rows, indexed)
+        for number in sorted(written):
+            self._note_refusals(connection, batch[number])
+        return written
 
     def _write_one(self, connection: Connection, entry: _Entry) -> bool:
         changed = bool(entry.statement.run(connection, entry.values).rowcount == 1)

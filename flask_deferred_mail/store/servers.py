@@ -7,18 +7,21 @@ has happened (:class:`~flask_deferred_mail.errors.CommitUnknown`).
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ..cleaning import clean
 from ..errors import CommitUnknown, SchemaError, StoreBusy, StoreError
 from .backend import Backend, Setup, Trouble
+from .kept import KeptConnections
 from .upgrading import too_old
 
 #: Seconds that a connection may have been idle and still be used without a look at it. A server
@@ -40,6 +43,9 @@ LOCK_TIMEOUT = 5
 # and their names are short.
 _TURN = "flask_deferred_mail"
 _MYSQL_TURN = f"SHA1(CONCAT('{_TURN}.', DATABASE()))"
+
+# Inherited over a fork: kept for ever.
+_inherited: list[KeptConnections] = []
 
 
 class ServerBackend(Backend):
@@ -102,11 +108,14 @@ class ServerBackend(Backend):
                 transaction.commit()
             except DBAPIError as error:
                 if self.judge(error) is Trouble.LOST:
-                    raise CommitUnknown(
-                        f"{self.shown}: the connection was lost while committing; whether it "
-                        "happened is not known"
-                    ) from error
+                    raise self._commit_unknown() from error
                 raise
+
+    def _commit_unknown(self) -> CommitUnknown:
+        return CommitUnknown(
+            f"{self.shown}: the connection was lost while committing; whether it happened is "
+            "not known"
+        )
 
     @contextmanager
     def reading(self, engine: Engine) -> Iterator[Connection]:
@@ -152,11 +161,39 @@ class PostgresqlBackend(ServerBackend):
     # connection_exception and its kind, admin_shutdown, crash_shutdown, cannot_connect_now
     _lost = frozenset({"08000", "08003", "08006", "08001", "57P01", "57P02", "57P03"})
     _missing = frozenset({"42P01", "42703"})
+    writes_batches = True
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        self._kept: AutocommitConnections | None = None
 
     def bare_engine(self) -> Engine:
         engine = super().bare_engine()
         event.listen(engine, "connect", _bound_lock_waits)
         return engine
+
+    def open(self) -> Engine:
+        engine = super().open()
+        if self._kept is not None and not self._kept.is_empty:
+            # Inherited over a fork: closing them here would harm the parent.
+            _inherited.append(self._kept)
+        self._kept = AutocommitConnections(engine)
+        return engine
+
+    @contextmanager
+    def at_once(self, engine: Engine) -> Iterator[Connection]:
+        kept = self._kept
+        assert kept is not None
+        assert kept.engine is engine
+        connection = kept.take()
+        try:
+            yield connection
+        except BaseException as error:
+            kept.discard(connection)
+            if isinstance(error, DBAPIError) and self.judge(error) is Trouble.LOST:
+                raise self._commit_unknown() from error
+            raise
+        kept.give_back(connection)
 
     def connection_options(self) -> dict[str, Any]:
         # After a few runs psycopg prepares a statement on the server, by a name of its own. Behind
@@ -258,14 +295,47 @@ def _bound_lock_waits(connection: Any, _record: object) -> None:
         raise
 
 
+class AutocommitConnections(KeptConnections):
+    """Kept connections on which each statement is its own transaction."""
+
+    def take(self) -> Connection:
+        connection = super().take()
+        if _is_fresh(connection.info) or self._is_alive(connection):
+            return connection
+        connection.invalidate()
+        self.discard(connection)
+        return self._open()
+
+    def _open(self) -> Connection:
+        return self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+    def give_back(self, connection: Connection) -> None:
+        connection.info[_IDLE_SINCE] = time.monotonic()
+        super().give_back(connection)
+
+    def _is_alive(self, connection: Connection) -> bool:
+        try:
+            return bool(connection.dialect.do_ping(connection.connection))
+        except connection.dialect.loaded_dbapi.Error:
+            return False
+
+
+_IDLE_SINCE = "idle_since"
+
+
+def _is_fresh(info: Mapping[Any, Any]) -> bool:
+    """Whether a connection was used so lately that it needs no look."""
+    since: float = info.get(_IDLE_SINCE, math.inf)
+    return time.monotonic() - since < IDLE_WITHOUT_LOOK
+
+
 def _note_idle(_connection: object, record: Any) -> None:
-    record.info["idle_since"] = time.monotonic()
+    record.info[_IDLE_SINCE] = time.monotonic()
 
 
 def _look_if_idle(connection: Any, record: Any, proxy: Any) -> None:
     """Replace a connection that the server has closed while nobody used it."""
-    since = record.info.get("idle_since")
-    if since is None or time.monotonic() - since < IDLE_WITHOUT_LOOK:
+    if _is_fresh(record.info):
         return
     dialect = proxy._pool._dialect
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from flask_deferred_mail.job import JobStatus
 from flask_deferred_mail.letter import Submission
@@ -16,6 +16,7 @@ from flask_deferred_mail.store.jobs import JobStore
 from flask_deferred_mail.store.purge import Purge
 from flask_deferred_mail.store.reports import Reports
 from tests.support.databases import DATABASES, fresh_database
+from tests.support.statements_run import watch_statements
 from tests.support.transport_calls import a_letter
 
 _JOB = "deferred_mail_job"
@@ -55,11 +56,8 @@ class Explained:
         self.jobs.add_many([Submission(a_letter(), tenant=f"t{n % 4}") for n in range(250)])
         self.grow(5)
         self._asked: list[tuple[str, Any]] = []
-        if kind == "sqlite":
-            self.database.close()  # open connections are not watched
-            event.listen(self.database.engine, "checkout", self._trace)
-        else:
-            event.listen(self.database.engine, "before_cursor_execute", self._note)
+        self.database.close()  # open connections are not watched
+        watch_statements(self.database.engine, lambda *asked: self._asked.append(asked))
 
     def grow(self, times: int) -> None:
         for _ in range(times):
@@ -68,17 +66,11 @@ class Explained:
             own = connection.execution_options(isolation_level="AUTOCOMMIT")
             own.exec_driver_sql(_ANALYZE[self.kind])
 
-    def _trace(self, connection: Any, *_rest: object) -> None:
-        connection.set_trace_callback(lambda statement: self._asked.append((statement, None)))
-
-    def _note(self, _c: object, _cursor: object, sql: str, values: Any, *_rest: object) -> None:
-        self._asked.append((sql, values))
-
     def plans(self, work: Callable[[], object]) -> list[str]:
         """The lines of the plans of all that ``work`` asks about mails."""
         self._asked.clear()
         work()
-        asked = [(sql, values) for sql, values in self._asked if _JOB in sql]
+        asked = [(sql, values or None) for sql, values in self._asked if _JOB in sql]
         assert asked, "nothing was asked"
         explain = "EXPLAIN QUERY PLAN " if self.kind == "sqlite" else "EXPLAIN "
         found = []
