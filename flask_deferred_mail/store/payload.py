@@ -144,10 +144,13 @@ def _read_1(
     payload: dict[str, Any], recipients: tuple[Recipient, ...], blobs: Mapping[str, bytes]
 ) -> Letter:
     """Read format 1."""
-    fields = {name: payload[name] for name in (*_PLAIN, *_MAPPINGS, *_OPTIONAL) if name in payload}
-    for name in _PAIRS:
-        if name in payload:
-            fields[name] = _pairs(payload[name])
+    fields = {name: value for name, value in payload.items() if name in _AS_STORED}
+    # Most mails have no more than that: what is not in the payload is not looked for one by one.
+    for name in payload.keys() - _SIMPLE:
+        if name == "parts":
+            fields[name] = tuple([_read_part(part, blobs) for part in payload[name]])
+        elif name in _TUPLES:
+            fields[name] = _TUPLES[name](payload[name])
     sender = Address(*payload["sender"])
     return Letter(
         sender=sender,
@@ -155,10 +158,6 @@ def _read_1(
         envelope_sender=payload.get("envelope_sender", sender.email),
         message_id=payload["message_id"],
         date=payload["date"],
-        charset=payload.get("charset", "utf-8"),
-        reply_to=tuple([Address(*address) for address in payload.get("reply_to", ())]),
-        tags=tuple(payload.get("tags", ())),
-        parts=tuple([_read_part(part, blobs) for part in payload.get("parts", ())]),
         **fields,
     )
 
@@ -188,10 +187,26 @@ def _pairs(stored: Iterable[Iterable[str]]) -> tuple[tuple[str, str], ...]:
     return tuple([(name, value) for name, value in stored])
 
 
+def _addresses(stored: Iterable[Iterable[str]]) -> tuple[Address, ...]:
+    return tuple([Address(*address) for address in stored])
+
+
+#: Fields that a letter has as they are stored.
+_AS_STORED = frozenset((*_PLAIN, *_MAPPINGS, *_OPTIONAL, "charset"))
+#: What the ordinary mail has, and nothing of it needs more than a look.
+_SIMPLE = _AS_STORED | {"format", "sender", "envelope_sender", "message_id", "date"}
+#: JSON has lists where a letter has tuples.
+_TUPLES: dict[str, Callable[[Any], tuple[Any, ...]]] = {
+    **dict.fromkeys(_PAIRS, _pairs),
+    "reply_to": _addresses,
+    "tags": tuple,
+}
+
+
 def _parsed(text: str) -> dict[str, Any]:
     """The JSON object in a payload whose format this version can read."""
     try:
-        payload = json.loads(text)
+        payload = _decode(text)
         newer = payload["format"] > PLAIN
     except (ValueError, TypeError, KeyError, RecursionError) as fault:
         raise ContentLost("the stored payload is damaged: it is not what was written") from fault
@@ -220,6 +235,7 @@ def _encoder(*, sort_keys: bool) -> Callable[[Any], str]:
     ).encode
 
 
+_decode = json.JSONDecoder().decode
 _encode_as_given = _encoder(sort_keys=False)
 _encode_sorted = _encoder(sort_keys=True)
 

@@ -220,7 +220,7 @@ def run_sql(connection: Connection, sql: str, parameters: Sequence[Any] = ()) ->
 
     :raises sqlalchemy.exc.DBAPIError: the database refused or failed. No value is in it.
     """
-    cursor = connection.connection.cursor()
+    cursor = _cursor(connection)
     try:
         cursor.execute(sql, parameters)
     except connection.dialect.loaded_dbapi.Error as error:
@@ -230,12 +230,17 @@ def run_sql(connection: Connection, sql: str, parameters: Sequence[Any] = ()) ->
 
 def run_sql_for_each(connection: Connection, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
     """:func:`run_sql` for each row of parameters; the cursor's ``rowcount`` is of all of them."""
-    cursor = connection.connection.cursor()
+    cursor = _cursor(connection)
     try:
         cursor.executemany(sql, rows)
     except connection.dialect.loaded_dbapi.Error as error:
         raise _explained(connection, sql, cursor, error) from error
     return cursor
+
+
+def _cursor(connection: Connection) -> Any:
+    driver: Any = connection.connection.dbapi_connection
+    return driver.cursor()
 
 
 def _explained(connection: Connection, sql: str, cursor: Any, error: Any) -> Any:

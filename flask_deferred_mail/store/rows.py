@@ -11,6 +11,7 @@ from .schema import jobs
 
 # Made once: json.dumps would make one per call.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_decode = json.JSONDecoder().decode
 
 #: What a :class:`~flask_deferred_mail.job.Job` is made from; never the payload.
 JOB_COLUMNS = (
@@ -87,34 +88,42 @@ def fresh_recipients_json(recipients: tuple[Recipient, ...]) -> str:
 
 def _recipient_entry(recipient: JobRecipient) -> dict[str, Any]:
     entry: dict[str, Any] = {"a": recipient.address, "k": recipient.kind}
-    optional = {
-        "n": recipient.name,
-        "s": recipient.status.value if recipient.status is not RecipientStatus.PENDING else "",
-        "d": recipient.detail,
-        "p": recipient.provider_message_id,
-        "u": recipient.unknowns,
-        "c": recipient.doubt,
-        "t": recipient.doubted_at,
-        "m": recipient.doubted_by,
-    }
-    entry.update((key, value) for key, value in optional.items() if value)
+    if recipient.name:
+        entry["n"] = recipient.name
+    if recipient.status is not RecipientStatus.PENDING:
+        entry["s"] = recipient.status
+    if recipient.detail:
+        entry["d"] = recipient.detail
+    if recipient.provider_message_id:
+        entry["p"] = recipient.provider_message_id
+    if recipient.unknowns:
+        entry["u"] = recipient.unknowns
+    if recipient.doubt:
+        entry["c"] = recipient.doubt
+    if recipient.doubted_at:
+        entry["t"] = recipient.doubted_at
+    if recipient.doubted_by:
+        entry["m"] = recipient.doubted_by
     return entry
 
 
 def recipients_from(text: str) -> tuple[JobRecipient, ...]:
     """The other way round."""
-    return tuple(
-        JobRecipient(
-            address=entry["a"],
-            kind=entry["k"],
-            name=entry.get("n", ""),
-            status=RecipientStatus(entry.get("s", "pending")),
-            detail=entry.get("d", ""),
-            provider_message_id=entry.get("p"),
-            unknowns=entry.get("u", 0),
-            doubt=entry.get("c"),
-            doubted_at=entry.get("t"),
-            doubted_by=entry.get("m"),
-        )
-        for entry in json.loads(text)
+    return tuple([_recipient(entry) for entry in _decode(text)])
+
+
+def _recipient(entry: dict[str, Any]) -> JobRecipient:
+    if len(entry) == 2:  # nothing has happened to it: most that are read are like that
+        return JobRecipient(entry["a"], entry["k"])
+    return JobRecipient(
+        address=entry["a"],
+        kind=entry["k"],
+        name=entry.get("n", ""),
+        status=RecipientStatus(entry.get("s", "pending")),
+        detail=entry.get("d", ""),
+        provider_message_id=entry.get("p"),
+        unknowns=entry.get("u", 0),
+        doubt=entry.get("c"),
+        doubted_at=entry.get("t"),
+        doubted_by=entry.get("m"),
     )

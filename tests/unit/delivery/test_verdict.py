@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flask_deferred_mail.delivery.verdict import (
+    Course,
     Policy,
     Tally,
     after_attempt,
@@ -20,7 +21,7 @@ from flask_deferred_mail.delivery.verdict import (
 from flask_deferred_mail.job import JobRecipient, JobStatus, RecipientStatus
 from flask_deferred_mail.outcome import Fate, RecipientResult
 from flask_deferred_mail.store.claims import Claim
-from flask_deferred_mail.store.statements import AttemptNote, Verdict
+from flask_deferred_mail.store.statements import Verdict
 
 NOW = 1_000_000.0
 POLICY = Policy(
@@ -30,7 +31,7 @@ POLICY = Policy(
     max_sender_deaths=5,
     on_unknown="retry",
 )
-NOTE = AttemptNote(NOW, 0.5, "retry", "")
+COURSE = Course(NOW, 0.5)
 
 
 def a_claim(*recipients: JobRecipient, **fields: Any) -> Claim:
@@ -54,7 +55,7 @@ def a_claim(*recipients: JobRecipient, **fields: Any) -> Claim:
         message_id="<1@example.com>",
         recipients=recipients or (JobRecipient("a@x.test", "to"),),
     )
-    return replace(base, **fields)
+    return base._replace(**fields)
 
 
 def a_tally(recipients: tuple[JobRecipient, ...], **fields: Any) -> Tally:
@@ -71,7 +72,7 @@ def a_tally(recipients: tuple[JobRecipient, ...], **fields: Any) -> Tally:
 
 
 def verdict(claim: Claim, tally: Tally, policy: Policy = POLICY) -> Verdict:
-    return after_attempt(claim, policy, tally, NOW, NOTE, random.Random(1))
+    return after_attempt(claim, policy, tally, NOW, COURSE, random.Random(1))
 
 
 def entry(status: RecipientStatus = RecipientStatus.PENDING, **fields: Any) -> JobRecipient:
@@ -231,7 +232,7 @@ def test_what_must_not_be_tried_any_more_ends(
     fields: dict[str, Any], status: JobStatus, words: str
 ) -> None:
     """Expired, given up, poisoned: the end is told without an attempt being counted."""
-    result = before_attempt(a_claim(**fields), POLICY, NOW, NOTE)
+    result = before_attempt(a_claim(**fields), POLICY, NOW, COURSE)
     assert result is not None
     assert (result.status, result.refund) == (status, True)
     assert words in (result.last_error or "")
@@ -240,7 +241,7 @@ def test_what_must_not_be_tried_any_more_ends(
 def test_a_mail_with_copies_out_ends_as_partial_not_expired() -> None:
     """``expired`` only if nobody was mailed."""
     claim = a_claim(entry(RecipientStatus.SENT), entry(), expires_at=NOW)
-    result = before_attempt(claim, POLICY, NOW, NOTE)
+    result = before_attempt(claim, POLICY, NOW, COURSE)
     assert result is not None
     assert result.status is JobStatus.PARTIAL
 
@@ -248,13 +249,13 @@ def test_a_mail_with_copies_out_ends_as_partial_not_expired() -> None:
 def test_a_death_while_handing_over_holds_what_must_not_go_twice() -> None:
     """Under hold, the row's mark "about to hand over" is an unknown outcome."""
     claim = a_claim(deaths=1, died_handing_over=True, on_unknown="hold")
-    result = before_attempt(claim, POLICY, NOW, NOTE)
+    result = before_attempt(claim, POLICY, NOW, COURSE)
     assert result is not None
     assert result.status is JobStatus.HELD
     assert result.recipients[0].status is RecipientStatus.UNKNOWN
-    assert before_attempt(replace(claim, on_unknown="retry"), POLICY, NOW, NOTE) is None
+    assert before_attempt(claim._replace(on_unknown="retry"), POLICY, NOW, COURSE) is None
 
 
 def test_nothing_stands_against_a_fresh_mail() -> None:
     """The usual case: go on."""
-    assert before_attempt(a_claim(), POLICY, NOW, NOTE) is None
+    assert before_attempt(a_claim(), POLICY, NOW, COURSE) is None
