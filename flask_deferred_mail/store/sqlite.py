@@ -265,10 +265,15 @@ class _Transaction:
                 self._discard()
             raise
 
-    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object
+    ) -> None:
         try:
-            if kind is not None:
-                self._undo()
+            if error is not None:
+                if self._begin is None and _is_busy(error):
+                    self._give_back()  # the one statement did not begin, as in _start
+                else:
+                    self._undo()
                 return
             if self._begin is not None:
                 self._commit()
