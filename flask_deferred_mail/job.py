@@ -184,10 +184,11 @@ def ended_status(recipients: tuple[JobRecipient, ...]) -> JobStatus:
     A mail with a recipient whose outcome is unknown waits for a person: it never counts as
     failed, since it may be there.
     """
-    statuses = [recipient.status for recipient in recipients]
-    if RecipientStatus.UNKNOWN in statuses:
-        return JobStatus.HELD
-    accepted = sum(status in ACCEPTED for status in statuses)
-    if accepted == len(statuses):
+    accepted = 0
+    for recipient in recipients:
+        if recipient.status is RecipientStatus.UNKNOWN:
+            return JobStatus.HELD
+        accepted += recipient.status in ACCEPTED
+    if accepted == len(recipients):
         return JobStatus.SENT
     return JobStatus.PARTIAL if accepted else JobStatus.FAILED

@@ -35,6 +35,10 @@ class Fate(StrEnum):
     UNTRIED = "untried"
 
 
+_UNDECIDED = frozenset({Fate.DEFERRED, Fate.UNTRIED})
+_NO_ANSWER = frozenset({Fate.UNKNOWN})
+
+
 @dataclass(frozen=True, slots=True)
 class RecipientResult:
     """One recipient's fate, with the words of the server (cleaned and capped)."""
@@ -152,7 +156,7 @@ class Outcome:
     @property
     def decided(self) -> bool:
         """Whether it came to something for somebody."""
-        return any(r.fate not in (Fate.DEFERRED, Fate.UNTRIED) for r in self.results)
+        return not {result.fate for result in self.results} <= _UNDECIDED
 
     @property
     def costs_attempt(self) -> bool:
@@ -166,7 +170,7 @@ class Outcome:
             return False
         if self.fault is not None:
             return self.fault.kind is not FaultKind.UNREACHABLE
-        return any(result.fate is not Fate.UNKNOWN for result in self.results)
+        return not {result.fate for result in self.results} <= _NO_ANSWER
 
     @property
     def detail(self) -> str:

@@ -27,6 +27,8 @@ class SignalListener:
 
     def attempted(self, event: Attempted) -> None:
         """An attempt has ended and is written down."""
+        if not [signal for signal in _OF_ATTEMPTS if signal.receivers]:
+            return
         try:
             self._attempted(event)
         except Exception:
@@ -34,11 +36,10 @@ class SignalListener:
             log.exception("mail %d: telling of its attempt broke", event.job_id)
 
     def _attempted(self, event: Attempted) -> None:
-        after = _AFTER.get(event.status)
-        heard = [signals.mail_attempted, *after] if after else [signals.mail_attempted]
+        told = [signals.mail_attempted, *_AFTER.get(event.status, ())]
         if event.accepted:
-            heard.append(signals.email_dispatched)
-        heard = [signal for signal in heard if signal.receivers]
+            told.append(signals.email_dispatched)
+        heard = [signal for signal in told if signal.receivers]
         if not heard:
             return
         try:
@@ -79,3 +80,12 @@ _AFTER: Mapping[JobStatus, tuple[Any, ...]] = {
     JobStatus.EXPIRED: (signals.mail_failed,),
     JobStatus.HELD: (signals.mail_held,),
 }
+
+#: All that an attempt can be told by.
+_OF_ATTEMPTS = (
+    signals.mail_attempted,
+    signals.email_dispatched,
+    signals.mail_retry_scheduled,
+    signals.mail_failed,
+    signals.mail_held,
+)

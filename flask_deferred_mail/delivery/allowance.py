@@ -86,7 +86,7 @@ class Allowance:
         :raises StoreError: it cannot be asked.
         """
         name = transport.name
-        if self._take_out(name):
+        if name in self._stock and self._take_out(name):
             return 0.0
         limits = self.limits_of(transport) if begins else transport.limits
         if not limits:
@@ -112,8 +112,6 @@ class Allowance:
 
     def _take_out(self, name: str) -> bool:
         with self._lock:
-            if name not in self._stock:
-                return False
             stock = self._fresh(name, time.monotonic())
             if not stock.number:
                 return False

@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from ..deadline import Deadline
 from ..errors import DeferredMailError, HandoverRefused, SchemaError, StoreError
 from ..job import ACCEPTED, Job, JobRecipient, JobStatus
 from ..letter import Letter
-from ..outcome import Fate, RecipientResult, ServerNote
+from ..outcome import Fate, RecipientResult
 from ..store.claims import Claim
 from ..store.database import PATIENCE
 from ..store.outcomes import OUTCOME_PATIENCE
@@ -35,12 +35,13 @@ from .ledger import Tools
 from .pacing import Leave, Rest
 from .routes import KeptOff
 from .suppressing import refusals_of
-from .verdict import Tally, after_attempt, apply, before_attempt
+from .verdict import Course, Tally, after_attempt, apply, before_attempt
 
 log = logging.getLogger("flask_deferred_mail.delivery")
 
 
-@dataclass(frozen=True, slots=True)
+# Neither is frozen: one of each is made per mail.
+@dataclass(slots=True)
 class Delivered:
     """What an attempt came to, for counting and for whoever waits for it."""
 
@@ -50,17 +51,32 @@ class Delivered:
     note: AttemptNote | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempted:
     """What a listener is told of an attempt."""
 
-    job_id: int
-    status: JobStatus
-    #: Somebody was accepted by a server in this attempt.
-    accepted: bool
-    note: AttemptNote
+    #: The mail as it was before.
+    claim: Claim
+    verdict: Verdict
     #: As it was mailed; ``None`` if it could not be read.
     letter: Letter | None
+
+    @property
+    def job_id(self) -> int:
+        return self.claim.job_id
+
+    @property
+    def status(self) -> JobStatus:
+        return self.verdict.status
+
+    @property
+    def note(self) -> AttemptNote:
+        return self.verdict.note
+
+    @property
+    def accepted(self) -> bool:
+        """Whether somebody was accepted by a server in this attempt."""
+        return _accepted(self.verdict.recipients) > _accepted(self.claim.recipients)
 
 
 class Listener(Protocol):
@@ -75,9 +91,6 @@ class Listener(Protocol):
 
 #: How long after its deadlines an attempt counts as standing still.
 GRACE = 5.0
-
-# For the question alone whether a mail has ended.
-_UNWRITTEN = AttemptNote(0.0, 0.0, "retry", "")
 
 _NO_DATABASE = "the database could not be asked"
 
@@ -125,31 +138,33 @@ class Deliverer:
 
         :raises StoreError: the outcome could not be written; the lease will end by itself.
         """
+        claim = holding.claim
+        answer: Rest | Leave | None = leave
         try:
+            course = Course(time.time(), 0.0)
+            ended = before_attempt(claim, self.policy, claim.now(), course)
+            if ended is not None:
+                # Its time is over, whatever its transport says.
+                holding.writing = True
+                return self._record(claim, ended, letter)
             answer = leave or self._ask(holding)
             if isinstance(answer, Rest):
-                reason = f"transport {holding.claim.transport!r} rests: {answer.reason}"
+                reason = f"transport {claim.transport!r} rests: {answer.reason}"
                 return self._return(holding, reason)
-            try:
-                return self._attempt(holding, letter, contain, budget, upcoming, answer)
-            finally:
-                self.pacing.drop(answer)
+            return self._attempt(holding, letter, contain, budget, upcoming, answer, course)
         finally:
+            if isinstance(answer, Leave):
+                self.pacing.drop(answer)
             self.leases.let_go(holding)
 
     def _ask(self, holding: Holding) -> Rest | Leave:
-        """Leave to use the transport; a mail whose time is over ends whatever it says."""
-        if self._has_ended(holding.claim):
-            return Leave(holding.claim.transport)
+        """Leave to use the transport."""
         try:
             return self.tools.routes.ask(holding.claim.transport)
         except StoreError:
             # Nothing was tried: the mail does not pay for the database.
             self._return(holding, _NO_DATABASE)
             raise
-
-    def _has_ended(self, claim: Claim) -> bool:
-        return before_attempt(claim, self.policy, claim.now(), _UNWRITTEN) is not None
 
     def _attempt(
         self,
@@ -159,17 +174,14 @@ class Deliverer:
         budget: Deadline | None,
         upcoming: Upcoming,
         leave: Leave,
+        course: Course,
     ) -> Delivered:
         claim = holding.claim
-        started = _Clock()
-        ended = before_attempt(claim, self.policy, claim.now(), started.note())
-        if ended is not None:
-            holding.writing = True
-            return self._record(claim, ended, letter)
+        began = time.monotonic()
         if claim.deaths:
             self._make_room(holding)
         seconds = self.timing.attempt(claim.size)
-        deadline = budget.sooner(seconds) if budget else Deadline.after(seconds)
+        deadline = budget.sooner(seconds) if budget else Deadline(began + seconds)
         overdue_at = deadline.at + self.timing.final_reply + GRACE
         if not holding.begin(deadline, overdue_at):
             return Delivered("returned", holding.why_dropped)
@@ -191,9 +203,9 @@ class Deliverer:
                 self._return(holding, "the process was told to stop")
             raise
         crashpoints.reached("before-outcome")
-        verdict = after_attempt(
-            claim, self.policy, tally, claim.now(), started.note(work.server, work.member), self.rng
-        )
+        course.seconds = round(time.monotonic() - began, 6)
+        course.server, course.member = work.server, work.member
+        verdict = after_attempt(claim, self.policy, tally, claim.now(), course, self.rng)
         if refusals := refusals_of(claim, work.letter, work.outcomes):
             verdict = replace(verdict, refusals=refusals)
         holding.writing = True
@@ -219,7 +231,9 @@ class Deliverer:
         that breaks must not lose an outcome."""
         tally: Tally | None = None
         try:
-            with self.context() if self._wants_context(work) else nullcontext():
+            if not self._wants_context(work):
+                return work.run(letter)
+            with self.context():
                 tally = work.run(letter)
         except (HandoverRefused, KeptOff):
             raise
@@ -244,7 +258,7 @@ class Deliverer:
         """Write the outcome, again and again on a database that fails: until it is in, a crash or
         the end of the lease sends the mail twice."""
         patience = OUTCOME_PATIENCE if patient else PATIENCE
-        give_up = Deadline.after(patience)
+        give_up_at = time.monotonic() + patience
         while True:
             try:
                 return self.store.record(claim, verdict, patience)
@@ -252,9 +266,9 @@ class Deliverer:
                 raise
             except StoreError as error:
                 log.error("mail %d: its outcome cannot be written: %s", claim.job_id, error)
-                if not patient or give_up.left() <= 0:
+                if not patient or time.monotonic() >= give_up_at:
                     raise
-            time.sleep(min(1.0, max(0.0, give_up.left())))
+            time.sleep(min(1.0, max(0.0, give_up_at - time.monotonic())))
 
     def _record(
         self, claim: Claim, verdict: Verdict, letter: Letter | None, patient: bool = True
@@ -270,15 +284,7 @@ class Deliverer:
         crashpoints.reached("after-outcome")
         result = _result_word(verdict)
         _tell(claim, verdict, result)
-        self.listener.attempted(
-            Attempted(
-                job_id=claim.job_id,
-                status=verdict.status,
-                accepted=_accepted(verdict.recipients) > _accepted(claim.recipients),
-                note=verdict.note,
-                letter=letter,
-            )
-        )
+        self.listener.attempted(Attempted(claim, verdict, letter))
         return Delivered(result, verdict.note.detail, verdict.note)
 
     def _return(self, holding: Holding, why: str) -> Delivered:
@@ -303,24 +309,12 @@ class Deliverer:
             detail=detail,
         )
         seconds = self.timing.attempt(claim.size)
-        note = AttemptNote(time.time(), seconds, "retry", detail, member=holding.member)
-        verdict = after_attempt(claim, self.policy, tally, claim.now(), note, self.rng)
+        course = Course(time.time(), seconds, member=holding.member)
+        verdict = after_attempt(claim, self.policy, tally, claim.now(), course, self.rng)
         delivered = self._record(claim, verdict, None)
         self.leases.let_go(holding)
         for written_off in self.on_written_off:
             written_off(holding, delivered)
-
-
-class _Clock:
-    """When an attempt began, and how long it has lasted."""
-
-    def __init__(self) -> None:
-        self.wall = time.time()
-        self.started = time.monotonic()
-
-    def note(self, server: ServerNote | None = None, member: str | None = None) -> AttemptNote:
-        seconds = round(time.monotonic() - self.started, 6)
-        return AttemptNote(self.wall, seconds, "retry", "", server or ServerNote(), member)
 
 
 def _accepted(recipients: Sequence[JobRecipient]) -> int:
@@ -330,11 +324,13 @@ def _accepted(recipients: Sequence[JobRecipient]) -> int:
 def _result_word(verdict: Verdict) -> str:
     if verdict.status is JobStatus.PENDING:
         return "returned" if verdict.refund else "retry"
-    return verdict.status.value
+    return str(verdict.status)
 
 
 def _tell(claim: Claim, verdict: Verdict, result: str) -> None:
     level = logging.INFO if result in ("sent", "returned") else logging.WARNING
+    if not log.isEnabledFor(level):
+        return  # before its words are put together
     log.log(
         level,
         "mail %d: %s at attempt %d%s",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 
 from .. import crashpoints
@@ -35,7 +33,7 @@ from .pacing import Leave, Rest
 from .routes import KeptOff, Wish
 from .scheduling import later_date
 from .suppressing import words_of
-from .verdict import Tally, still_open
+from .verdict import Tally
 
 log = logging.getLogger("flask_deferred_mail.delivery")
 
@@ -100,9 +98,7 @@ class Calls(Ledger):
         return self._tally()
 
     def _send_all(self, transport: Transport, letter: Letter) -> None:
-        self.recipients = without_lost_doubts(transport, self.recipients, self.claim.now())
-        hold = self.tools.policy.holds_unknown(self.claim)
-        waiting = deque(envelopes(transport, letter, self.recipients, hold))
+        waiting = deque(self._envelopes(transport, letter))
         while waiting:
             if self.decided and self.deadline.left() < self._enough:
                 self.interrupted = True
@@ -120,6 +116,12 @@ class Calls(Ledger):
             if waiting and not self._settle():
                 return
 
+    def _envelopes(self, transport: Transport, letter: Letter) -> list[Envelope]:
+        if self.holding.envelopes and self.recipients is self.claim.recipients:
+            return self.holding.envelopes  # as they were when the mail before this one was sent
+        self.recipients = without_lost_doubts(transport, self.recipients, self.claim.now())
+        return envelopes(transport, letter, self.recipients, self.hold)
+
     def _send_one(
         self, transport: Transport, letter: Letter, envelope: Envelope, calls: int
     ) -> Outcome | None:
@@ -127,16 +129,17 @@ class Calls(Ledger):
         outcome: Outcome | None = None
         wish = Wish(letter.message_id, self._leave, envelope.member, calls, self.untried)
         walk = self.tools.routes.walk(transport, wish)
-        with closing(walk.ways()) as ways:
-            for leaf in ways:
+        try:
+            while (leaf := walk.following()) is not None:
                 if outcome is not None and not self._pass_over(outcome, leaf):
                     break
                 self.member = leaf.name if leaf is not transport else None
-                key = envelope.key or self._key(envelope.group)
-                call = self._call(letter, envelope.group, key)
-                outcome = self._take_in(leaf.send(call), key, leaf)
-                if self.interrupted or self.deadline.left() <= 0 or not may_go_on(outcome):
+                call = self._call(letter, envelope)
+                outcome = self._take_in(leaf.send(call), call.idempotency_key, leaf)
+                if not may_go_on(outcome) or self.interrupted or self.deadline.left() <= 0:
                     break
+        finally:
+            walk.close()
         if outcome is None:
             self._keep_off(walk.kept, envelope)
         return outcome
@@ -167,31 +170,34 @@ class Calls(Ledger):
         """Settle who is not to be mailed any more, before anything is sent."""
         if self.holding.was_looked_up():
             return
-        before, hold = self.recipients, self.tools.policy.holds_unknown(self.claim)
+        before = self.recipients
         self.recipients = self.tools.suppressing.leave_out(
             self.claim,
             letter,
             before,
-            still_open(before, hold),
+            hold=self.hold,
             repeatable=transport.idempotency_window is not None,
         )
-        self._left_out = words_of(before, self.recipients)
+        if self.recipients is not before:
+            self._left_out = words_of(before, self.recipients)
 
-    def _key(self, group: Sequence[Recipient]) -> str:
+    def _key(self, addresses: tuple[str, ...]) -> str:
         # After a death, every envelope keeps the key that it may have gone out with. None of them
         # was answered under it: an answer is written down before the next envelope.
         generation = self.claim.generation if self._died else self.generation
-        return key_of(self.claim, generation, group, self.member)
+        return key_of(self.claim, generation, addresses, self.member)
 
-    def _call(self, letter: Letter, group: tuple[Recipient, ...], key: str) -> Call:
-        self.holding.in_call = tuple(recipient.email for recipient in group)
+    def _call(self, letter: Letter, envelope: Envelope) -> Call:
+        addresses = tuple([recipient.address.email for recipient in envelope.group])
+        key = envelope.key or self._key(addresses)
+        self.holding.in_call = addresses
         self.holding.call_key = key
         self.holding.member = self.member
         self.in_flight = True
-        doubted = any(e.doubt == key for e in self.recipients)
+        doubted = key in [entry.doubt for entry in self.recipients]
         return Call(
             letter=letter,
-            recipients=group,
+            recipients=envelope.group,
             idempotency_key=key,
             in_doubt=doubted or self._died,
             deadline=self.deadline,
@@ -204,7 +210,7 @@ class Calls(Ledger):
         )
 
     def _hand_over(self) -> None:
-        if self.tools.policy.holds_unknown(self.claim):
+        if self.hold:
             self._note_handing_over()
         self.holding.hand_over()
         crashpoints.reached("handed-over")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from ..job import JobRecipient
 from ..letter import Letter, Recipient
@@ -14,8 +15,7 @@ from ..transports.combination import leaves_of, member_key
 from .verdict import still_open, without_late_doubts
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """The recipients of one call."""
 
     group: tuple[Recipient, ...]
@@ -36,8 +36,11 @@ def envelopes(
     doubted: dict[tuple[str | None, str | None], list[Recipient]] = {}
     fresh: list[Recipient] = []
     for entry in still_open(recipients, hold):
-        where = entry.doubt, entry.doubted_by
-        (doubted.setdefault(where, []) if any(where) else fresh).append(entry.recipient)
+        if entry.doubt or entry.doubted_by:
+            where = entry.doubt, entry.doubted_by
+            doubted.setdefault(where, []).append(entry.recipient)
+        else:
+            fresh.append(entry.recipient)
     again = []
     for (key, member), group in doubted.items():
         # Without a key, an answer has come in between: they may go as the transport has it.
@@ -53,6 +56,8 @@ def without_lost_doubts(
     """Who waits for a person, because what may have been sent to them cannot be repeated safely:
     its provider has forgotten the key, or that member of the transport is not configured any more.
     """
+    if {(entry.doubt, entry.doubted_by) for entry in recipients} == _NOT_IN_DOUBT:
+        return recipients
     leaves = {leaf.name: leaf for leaf in leaves_of(transport)}
     combined = [*leaves] != [transport.name]
 
@@ -67,15 +72,15 @@ def without_lost_doubts(
     return tuple(map(looked_at, recipients))
 
 
+_NOT_IN_DOUBT = {(None, None)}
 _GONE = "no answer came, and the transport that may have sent it is not configured any more"
 
 
 def key_of(
-    claim: Claim, generation: int, group: Sequence[Recipient], member: str | None = None
+    claim: Claim, generation: int, addresses: Sequence[str], member: str | None = None
 ) -> str:
     """From the mail, exactly these recipients, a generation that every answer advances, and the
     member of a combined transport: what one has seen, another has not."""
-    addresses = "\n".join(recipient.email for recipient in group)
-    material = f"{claim.message_id}\n{generation}\n{addresses}"
+    material = "\n".join([claim.message_id, str(generation), *addresses])
     key = hashlib.sha256(material.encode()).hexdigest()
     return member_key(key, member) if member else key

@@ -26,6 +26,7 @@ from ..letter import Letter
 from ..store.claims import Claim
 from ..store.database import PATIENCE
 from ..store.jobs import JobStore
+from .envelopes import Envelope
 
 log = logging.getLogger("flask_deferred_mail.delivery")
 
@@ -58,7 +59,9 @@ class Holding:
         "claim",
         "content",
         "deadline",
+        "envelopes",
         "in_call",
+        "key",
         "lead",
         "lease_ends",
         "lease_seconds",
@@ -71,12 +74,13 @@ class Holding:
         "writing",
     )
 
-    def __init__(self, claim: Claim, lease_seconds: float, phase: Phase) -> None:
+    def __init__(self, claim: Claim, lease_seconds: float, phase: Phase, lead: float) -> None:
         self.claim = claim
+        self.key = claim.job_id, claim.token
         self.lease_seconds = lease_seconds
         self.lease_ends = claim.leased_at + lease_seconds
         #: How far the wall clock was ahead of the monotonic one when the lease began.
-        self.lead = clock_lead()
+        self.lead = lead
         self.phase = phase
         #: Wall clock of the attempt, once it has begun.
         self.deadline: Deadline | None = None
@@ -92,6 +96,8 @@ class Holding:
         self.content: str | None = None
         #: The letter, if it was read before the attempt began.
         self.letter: Letter | None = None
+        #: And its calls; empty: nobody has looked. They are for the claim's recipients as they are.
+        self.envelopes: list[Envelope] = []
         #: When none of its recipients was on the suppression list, by the monotonic clock.
         self.looked_up_at: float | None = None
         #: Its outcome is being written, which ends the lease; who writes says if it was lost.
@@ -132,8 +138,10 @@ class Holding:
         The row's time is the wall clock's. One that was set forward, or that went on while a
         suspended machine's monotonic clock stood still, ends the lease earlier.
         """
-        set_forward = max(0.0, clock_lead() - self.lead)
-        return self.lease_ends - time.monotonic() - set_forward
+        now = time.monotonic()
+        set_forward = time.time() - now - self.lead
+        left = self.lease_ends - now
+        return left - set_forward if set_forward > 0 else left
 
     def renewed(self, asked_at: float, lead: float) -> None:
         """The lease has begun anew, no earlier than ``asked_at`` by the monotonic clock."""
@@ -175,10 +183,6 @@ class Holding:
     def handed_over(self) -> bool:
         return self.phase is Phase.HANDED_OVER
 
-    @property
-    def key(self) -> tuple[int, str]:
-        return self.claim.job_id, self.claim.token
-
 
 #: Why a hand-over is refused when the attempt took too long: the mail pays for that one.
 OUT_OF_TIME = "the attempt's wall clock has run out"
@@ -204,9 +208,17 @@ class LeaseKeeper:
 
     def hold(self, claim: Claim, phase: Phase = Phase.QUEUED) -> Holding:
         """Take a claimed mail in hand."""
-        holding = Holding(claim, self.seconds, phase)
+        return self.hold_all([claim], phase)[0]
+
+    def hold_all(self, claims: Iterable[Claim], phase: Phase = Phase.QUEUED) -> list[Holding]:
+        """Take claimed mails in hand, together."""
+        lead = clock_lead()
+        holdings = [Holding(claim, self.seconds, phase, lead) for claim in claims]
+        if not holdings:
+            return []
         with self._changed:
-            self._held[holding.key] = holding
+            for holding in holdings:
+                self._held[holding.key] = holding
             self._stopped = False
             if self._thread is None:
                 self._start()
@@ -214,7 +226,7 @@ class LeaseKeeper:
                 # Only then: a process that sends mail by mail would wake it for each of them.
                 self._sleeps = False
                 self._changed.notify()
-        return holding
+        return holdings
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._beat, name="deferred-mail-heartbeat", daemon=True)
@@ -229,8 +241,8 @@ class LeaseKeeper:
 
     def let_go(self, holding: Holding) -> None:
         """The mail is not in hand any more."""
-        with self._changed:
-            self._held.pop(holding.key, None)
+        # Without the lock, which is contended with many senders: one step, and nobody waits for it.
+        self._held.pop(holding.key, None)
 
     def stop(self) -> None:
         """Let the heartbeat end, once nothing is in hand any more."""

@@ -21,6 +21,9 @@ from .verdict import Policy, Tally, apply, still_open
 
 log = logging.getLogger("flask_deferred_mail.delivery")
 
+_NO_SERVER = ServerNote()
+_ONLY_ACCEPTED = frozenset({Fate.ACCEPTED})
+
 #: Seconds for which a mail that cannot be decrypted here is left to processes that have its key.
 PAUSE_WITHOUT_KEY = 60.0
 
@@ -59,6 +62,8 @@ class Ledger:
         self.deadline = deadline
         #: The deadline is somebody's who waits (inline), not the mail's own.
         self.budgeted = budgeted
+        #: Who is in doubt must not be mailed again.
+        self.hold = tools.policy.holds_unknown(holding.claim)
         self.generation = holding.claim.generation
         #: Who answered, and whether it accepted something: the transport, or its members.
         self._answered: dict[str, bool] = {}
@@ -71,7 +76,7 @@ class Ledger:
         self._window: float | None = None
         self.recipients: tuple[JobRecipient, ...] = holding.claim.recipients
         self.letter: Letter | None = None
-        self.server = ServerNote()
+        self.server = _NO_SERVER
         self.outcomes: list[Outcome] = []
         self.interrupted = False
         #: A call has begun and nothing is known of its outcome yet.
@@ -80,27 +85,26 @@ class Ledger:
         self._left_out = ""
 
     def _open(self) -> list[Recipient]:
-        hold = self.tools.policy.holds_unknown(self.claim)
-        return [entry.recipient for entry in still_open(self.recipients, hold)]
+        return [entry.recipient for entry in still_open(self.recipients, self.hold)]
 
     def _take_in(self, outcome: Outcome, key: str, transport: Transport | None = None) -> Outcome:
         """Note what a call came to; what is wrong with the transport is learnt at once."""
         self.in_flight = False
         outcome = self._on_our_clock(outcome)
         self.outcomes.append(outcome)
-        if outcome.server != ServerNote():
+        if outcome.server != _NO_SERVER:
             self.server = outcome.server
+        answered, fates = outcome.answered, {result.fate for result in outcome.results}
         doubted_at = self.claim.now()
         self.recipients = apply(
-            self.recipients, outcome.results, key, outcome.answered, doubted_at, self.member
+            self.recipients, outcome.results, key, answered, doubted_at, self.member
         )
         name = self.member or self.claim.transport
-        if outcome.answered and outcome.server_wide is None and outcome.fault is None:
-            accepted = any(result.fate is Fate.ACCEPTED for result in outcome.results)
-            self._answered[name] = accepted or self._answered.get(name, False)
-        if transport is not None and any(r.fate is Fate.UNKNOWN for r in outcome.results):
+        if answered and outcome.server_wide is None and outcome.fault is None:
+            self._answered[name] = Fate.ACCEPTED in fates or self._answered.get(name, False)
+        if transport is not None and Fate.UNKNOWN in fates:
             self._window = transport.idempotency_window
-        self.generation += outcome.answered
+        self.generation += answered
         reopened = self.tools.pacing.learn(name, self.claim.job_id, outcome)
         if reopened:
             self._reopen(reopened)
@@ -108,8 +112,9 @@ class Ledger:
 
     def _on_our_clock(self, outcome: Outcome) -> Outcome:
         """Time that we ran out of, for a reason of our own, is nobody's fault."""
-        ours = self.budgeted or self.decided
-        if not ours or self.deadline.left() > 0 or not _went_silent(outcome):
+        if not _went_silent(outcome) or self.deadline.left() > 0:
+            return outcome
+        if not (self.budgeted or self.decided):
             return outcome
         self.interrupted = True
         return replace(outcome, fault=None, unanswered=True)
@@ -178,19 +183,19 @@ class Ledger:
     @property
     def decided(self) -> bool:
         """Whether this attempt has come to something for somebody."""
-        return any(outcome.decided for outcome in self.outcomes)
+        return True in [outcome.decided for outcome in self.outcomes]
 
     def _tally(self, detail: str = "") -> Tally:
-        faulty = any(outcome.fault is not None for outcome in self.outcomes)
-        everybody = all(r.fate is Fate.ACCEPTED for o in self.outcomes for r in o.results)
-        detail = detail or (self._left_out if everybody else "")
+        faulty = bool([outcome for outcome in self.outcomes if outcome.fault is not None])
+        fates = {result.fate for outcome in self.outcomes for result in outcome.results}
+        detail = detail or (self._left_out if fates <= _ONLY_ACCEPTED else "")
         return Tally(
             recipients=self.recipients,
             # Progress that ends in a fault of the transport is no failure of the mail.
             costs_attempt=self._costs_attempt(faulty),
             rests_for=self._rests_for(faulty),
             interrupted=self.interrupted,
-            unknown=any(r.fate is Fate.UNKNOWN for o in self.outcomes for r in o.results),
+            unknown=Fate.UNKNOWN in fates,
             generation=self.generation,
             detail=clean("; ".join([*self._passed_over, detail or self._detail()]), 1_000),
             idempotency_window=self._window,
@@ -210,7 +215,10 @@ class Ledger:
     def _detail(self) -> str:
         if self._kept is not None and not self.outcomes:
             return self._kept.reason
-        return next((o.detail for o in reversed(self.outcomes) if o.detail), "")
+        for outcome in reversed(self.outcomes):
+            if detail := outcome.detail:
+                return detail
+        return ""
 
 
 def _went_silent(outcome: Outcome) -> bool:

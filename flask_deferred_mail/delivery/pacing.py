@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import StoreError
 from ..outcome import FaultKind, Outcome, TransportFault
@@ -48,8 +49,7 @@ class Rest:
     moment: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(NamedTuple):
     """The transport may be used."""
 
     name: str
@@ -79,10 +79,12 @@ class Pacing:
 
     def known(self) -> dict[str, TransportState]:
         """The shared state, at most :data:`BELIEVED` seconds old."""
+        if time.monotonic() < self._read_at + BELIEVED:
+            return self._known  # without the lock, for which all sender threads would stand in line
         with self._lock:
             if time.monotonic() >= self._read_at + BELIEVED:
                 self._known = self.states.all()
-                self._read_at = time.monotonic()
+                self._read_at = time.monotonic()  # last, for those who look without the lock
             return self._known
 
     def forget(self) -> None:
@@ -160,6 +162,8 @@ class Pacing:
 
         A database that cannot be written to must not change what becomes of the mail.
         """
+        if outcome.fault is None and outcome.server_wide is None and not outcome.message_config:
+            return []
         try:
             return self._learn(name, job_id, outcome)
         except StoreError as error:

@@ -12,26 +12,30 @@ import time
 from ..errors import DeferredMailError
 from ..job import RecipientStatus
 from ..letter import Letter, Recipient
+from .envelopes import envelopes
 from .leases import Holding, Phase
 from .ledger import Tools
 
 #: Bytes of a mail that is read before its turn: it stands in memory beside the one in hand.
 LARGEST = 1_000_000
 
+_UNTOUCHED = {RecipientStatus.PENDING}
+
 
 def preview(tools: Tools, holding: Holding) -> tuple[Letter, tuple[Recipient, ...]] | None:
     """The letter and recipients of the one call that this mail will be, or ``None``.
 
-    The letter is kept with the holding, so it is not read again.
+    Letter and envelopes are kept with the holding, so neither is made again.
     """
     claim = holding.claim
+    now = claim.now()
     if (
         holding.phase is not Phase.QUEUED
         or claim.deaths
         or claim.size > LARGEST
-        or (claim.expires_at is not None and claim.expires_at <= claim.now())
-        or tools.policy.gives_up_at(claim) <= claim.now()
-        or any(entry.status is not RecipientStatus.PENDING for entry in claim.recipients)
+        or (claim.expires_at is not None and claim.expires_at <= now)
+        or tools.policy.gives_up_at(claim) <= now
+        or {entry.status for entry in claim.recipients} != _UNTOUCHED
     ):
         return None
     try:
@@ -42,15 +46,18 @@ def preview(tools: Tools, holding: Holding) -> tuple[Letter, tuple[Recipient, ..
             return None
     except DeferredMailError:
         return None  # its own attempt will say so
-    groups = transport.calls(holding.letter, [entry.recipient for entry in claim.recipients])
-    return (holding.letter, groups[0]) if len(groups) == 1 else None
+    # Nobody is in doubt, so it does not matter what becomes of those who are.
+    holding.envelopes = envelopes(transport, holding.letter, claim.recipients, hold=False)
+    if len(holding.envelopes) != 1:
+        return None
+    return holding.letter, holding.envelopes[0].group
 
 
 def _somebody_is_listed(tools: Tools, holding: Holding, letter: Letter) -> bool:
     """Whether a recipient is on the suppression list, who must not even be named to a server."""
     claim = holding.claim
     left = tools.suppressing.leave_out(
-        claim, letter, claim.recipients, claim.recipients, repeatable=False
+        claim, letter, claim.recipients, hold=False, repeatable=False
     )
     if left is not claim.recipients:
         return True

@@ -6,9 +6,8 @@ connection; the next one is tried only when nothing was, or can have been, hande
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError
 from ..store.claims import Claim, Claims
@@ -30,8 +29,7 @@ class KeptOff(Exception):
         self.rest = rest
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What a call is to go by."""
 
     #: The mail's own: it decides between ways that are as good as each other.
@@ -179,7 +177,7 @@ class Routes:
 
 
 class Walk:
-    """The ways of one call."""
+    """The ways of one call, one after the other; to be closed when one has come to something."""
 
     def __init__(self, routes: Routes, transport: Transport, wish: Wish) -> None:
         self.routes = routes
@@ -187,28 +185,37 @@ class Walk:
         self.wish = wish
         #: Why those were left out that were; ``None``: all that were looked at were tried.
         self.kept: Rest | None = None
+        self._left = iter(self._ways())
+        self._stage: int | None = None
+        #: What was granted for the way that is tried now.
+        self._granted: Leave | None = None
 
-    def ways(self) -> Generator[Transport]:
-        """One after the other; to be closed when one has come to something."""
-        stage: int | None = None
-        for way in self._ways():
-            if way.stage != stage and self._only_for_a_moment():
-                return
-            stage = way.stage
+    def following(self) -> Transport | None:
+        """The next way that is open; ``None``: there is none, or none that may be taken now."""
+        self.close()
+        for way in self._left:
+            if way.stage != self._stage and self._only_for_a_moment():
+                break
+            self._stage = way.stage
             answer = self._enter(way.transport)
-            if isinstance(answer, Rest):
-                self._keep(way.transport, answer)
-                continue
-            try:
-                yield way.transport
-            finally:
-                if answer != self.wish.leave:
-                    self.routes.pacing.drop(answer)
+            if isinstance(answer, Leave):
+                self._granted = answer
+                return way.transport
+            self._keep(way.transport, answer)
+        return None
+
+    def close(self) -> None:
+        """The way that was tried is not used any more."""
+        granted, self._granted = self._granted, None
+        if granted is not None and granted is not self.wish.leave:
+            self.routes.pacing.drop(granted)
 
     def _ways(self) -> list[Way]:
         ways = ways_of(self.transport, self.wish.seed)
         if self.wish.member is not None:
             return [way for way in ways if way.transport.name == self.wish.member]
+        if len(ways) == 1:
+            return ways
         tried_out = self.wish.leave.name if self.wish.leave.probe else None
         # What a mail was taken for is tried first.
         return sorted(ways, key=lambda way: way.transport.name != tried_out)
@@ -221,7 +228,7 @@ class Walk:
         if isinstance(answer, Leave):
             wait = self.routes.allowance.take(leaf, self.wish.calls, begins=self.wish.begins)
             if wait > 0:
-                if answer != leave:
+                if answer is not leave:
                     self.routes.pacing.drop(answer)
                 return Rest(wait, "its limit is reached", moment=wait <= MOMENT)
         return answer

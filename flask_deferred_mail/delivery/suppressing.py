@@ -14,6 +14,7 @@ from ..rerouting import Rerouting
 from ..store.claims import Claim
 from ..store.suppressions import Suppressions
 from ..suppression import Mailing, Refusal, domain_of
+from .verdict import still_open
 
 
 class Suppressing:
@@ -23,6 +24,7 @@ class Suppressing:
         self.suppressions = suppressions
         #: Who may be mailed from here at all (staging).
         self.rerouting = rerouting or Rerouting()
+        self._reroutes = self.rerouting.is_on
 
     @property
     def in_use(self) -> bool:
@@ -34,18 +36,21 @@ class Suppressing:
         claim: Claim,
         letter: Letter,
         recipients: tuple[JobRecipient, ...],
-        candidates: Sequence[JobRecipient],
         *,
+        hold: bool,
         repeatable: bool,
     ) -> tuple[JobRecipient, ...]:
-        """The recipients, with those settled who are not to be mailed any more.
+        """The recipients, with those settled who are not to be mailed any more; they themselves
+        if nobody is.
 
-        ``candidates`` are those whom the attempt would be for. ``repeatable``: the provider
+        ``hold``: the attempt is not for those who are in doubt. ``repeatable``: the provider
         recognises a repeated call.
 
         :raises StoreError: the list could not be asked.
         """
-        addresses = [entry.address for entry in candidates]
+        if not self._reroutes and not self.suppressions.has_any():
+            return recipients
+        addresses = [entry.address for entry in still_open(recipients, hold)]
         found: dict[str, Listed] = dict(self._not_from_here(addresses))
         found |= self.suppressions.found(addresses, mailing_of(claim, letter), claim.now())
         if not found:
@@ -113,12 +118,13 @@ def refusals_of(
     claim: Claim, letter: Letter | None, outcomes: Iterable[Outcome]
 ) -> tuple[Refusal, ...]:
     """The recipients of an attempt of whom a server said that there is no such mailbox."""
-    if letter is None:
-        return ()
-    domain = domain_of(letter.sender.email)
-    return tuple(
-        Refusal(result.address, domain, claim.tenant, result.detail)
+    refused = [
+        result
         for outcome in outcomes
         for result in outcome.results
         if result.no_mailbox and result.fate is Fate.REFUSED
-    )
+    ]
+    if letter is None or not refused:
+        return ()
+    domain = domain_of(letter.sender.email)
+    return tuple(Refusal(r.address, domain, claim.tenant, r.detail) for r in refused)

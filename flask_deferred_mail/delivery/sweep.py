@@ -280,7 +280,7 @@ class Sweep:
             self.pacing.drop(leave)
         self._claimed += len(claims)
         # In hand before anything is read: the reading takes time off their leases.
-        holdings = [self.leases.hold(claim) for claim in claims]
+        holdings = self.leases.hold_all(claims)
         self._read_ahead(holdings)
         for claim, holding in zip(claims, holdings, strict=True):
             self._written_off.discard(claim.job_id)

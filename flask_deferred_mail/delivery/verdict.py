@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..job import JobRecipient, JobStatus, RecipientStatus, ended_status
-from ..outcome import Fate, RecipientResult
+from ..outcome import Fate, RecipientResult, ServerNote
 from ..retry import backoff, unknown_delay
 from ..store.claims import Claim
 from ..store.statements import AttemptNote, Verdict
@@ -40,6 +40,27 @@ class Policy:
         return claim.max_attempts or self.max_attempts
 
 
+_NO_SERVER = ServerNote()
+
+
+# Not frozen, like everything here that is made once per mail and stays inside: a frozen one costs
+# three times as much to make.
+@dataclass(slots=True)
+class Course:
+    """What is known of an attempt before anybody has judged it."""
+
+    #: By the wall clock.
+    started_at: float
+    seconds: float
+    server: ServerNote = _NO_SERVER
+    #: Of a combined transport: the member that had the last call.
+    member: str | None = None
+
+    def note(self, outcome: str, detail: str) -> AttemptNote:
+        """The line of the attempt log."""
+        return AttemptNote(self.started_at, self.seconds, outcome, detail, self.server, self.member)
+
+
 _STATUS_OF = {
     Fate.ACCEPTED: RecipientStatus.SENT,
     Fate.REFUSED: RecipientStatus.REJECTED,
@@ -53,13 +74,12 @@ _STATUS_OF = {
 
 def still_open(recipients: Iterable[JobRecipient], hold_unknown: bool) -> list[JobRecipient]:
     """Whom this attempt is for: nobody that is decided, and an unknown one only once more."""
-    return [r for r in recipients if _is_open(r, hold_unknown)]
-
-
-def _is_open(recipient: JobRecipient, hold_unknown: bool) -> bool:
-    if recipient.status is RecipientStatus.UNKNOWN:
-        return not hold_unknown and recipient.unknowns < 2
-    return recipient.status is RecipientStatus.PENDING
+    return [
+        r
+        for r in recipients
+        if r.status is RecipientStatus.PENDING
+        or (r.status is RecipientStatus.UNKNOWN and not hold_unknown and r.unknowns < 2)
+    ]
 
 
 def apply(
@@ -78,10 +98,12 @@ def apply(
     """
     by_address = {result.address: result for result in results}
     return tuple(
-        _after(entry, by_address[entry.address], call_key, answered, doubted_at, member)
-        if entry.address in by_address
-        else entry
-        for entry in recipients
+        [
+            _after(entry, by_address[entry.address], call_key, answered, doubted_at, member)
+            if entry.address in by_address
+            else entry
+            for entry in recipients
+        ]
     )
 
 
@@ -136,19 +158,19 @@ def without_late_doubts(
 _TOO_LATE = "no answer came, and the provider does not recognise a repeat any more"
 
 
-def before_attempt(claim: Claim, policy: Policy, now: float, note: AttemptNote) -> Verdict | None:
+def before_attempt(claim: Claim, policy: Policy, now: float, course: Course) -> Verdict | None:
     """The end of a mail that must not be tried any more; ``None``: go on."""
     if claim.died_handing_over and policy.holds_unknown(claim):
-        return _doubtful_death(claim, note)
+        return _doubtful_death(claim, course)
     if claim.expires_at is not None and claim.expires_at <= now:
-        return _end(claim, note, "expired before it could be sent", JobStatus.EXPIRED)
+        return _end(claim, course, "expired before it could be sent", JobStatus.EXPIRED)
     if claim.deaths >= policy.max_sender_deaths:
-        return _end(claim, note, f"sender died {claim.deaths} times", JobStatus.FAILED)
+        return _end(claim, course, f"sender died {claim.deaths} times", JobStatus.FAILED)
     if policy.gives_up_at(claim) <= now:
         why = _last_words(claim) or "no attempt succeeded"
-        return _end(claim, note, f"given up: {why}", JobStatus.FAILED)
+        return _end(claim, course, f"given up: {why}", JobStatus.FAILED)
     if claim.spent > policy.budget(claim):
-        return _end(claim, note, f"sender died {claim.deaths} times", JobStatus.FAILED)
+        return _end(claim, course, f"sender died {claim.deaths} times", JobStatus.FAILED)
     return None
 
 
@@ -156,7 +178,7 @@ def _last_words(claim: Claim) -> str:
     return next((r.detail for r in claim.recipients if r.detail), "")
 
 
-def _doubtful_death(claim: Claim, note: AttemptNote) -> Verdict:
+def _doubtful_death(claim: Claim, course: Course) -> Verdict:
     detail = "the sender died while handing over; the mail may have been sent"
     recipients = tuple(
         replace(entry, status=RecipientStatus.UNKNOWN, detail=detail, unknowns=entry.unknowns + 1)
@@ -167,13 +189,13 @@ def _doubtful_death(claim: Claim, note: AttemptNote) -> Verdict:
     return Verdict(
         JobStatus.HELD,
         recipients,
-        replace(note, outcome="unknown", detail=detail),
+        course.note("unknown", detail),
         last_error=detail,
         refund=True,
     )
 
 
-def _end(claim: Claim, note: AttemptNote, detail: str, if_nobody: JobStatus) -> Verdict:
+def _end(claim: Claim, course: Course, detail: str, if_nobody: JobStatus) -> Verdict:
     """End the mail without an attempt: who is open has failed, who is in doubt stays so."""
     recipients = _given_up(claim.recipients, detail)
     status = ended_status(recipients)
@@ -182,7 +204,7 @@ def _end(claim: Claim, note: AttemptNote, detail: str, if_nobody: JobStatus) -> 
     return Verdict(
         status,
         recipients,
-        replace(note, outcome="failed", detail=detail),
+        course.note("failed", detail),
         last_error=detail,
         refund=True,
     )
@@ -197,7 +219,7 @@ def _given_up(recipients: tuple[JobRecipient, ...], detail: str) -> tuple[JobRec
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tally:
     """What the calls of one attempt came to, together."""
 
@@ -218,18 +240,17 @@ class Tally:
 
 
 def after_attempt(
-    claim: Claim, policy: Policy, tally: Tally, now: float, note: AttemptNote, rng: random.Random
+    claim: Claim, policy: Policy, tally: Tally, now: float, course: Course, rng: random.Random
 ) -> Verdict:
     """What the row says after an attempt."""
-    hold = policy.holds_unknown(claim)
     recipients = tally.recipients
-    if not still_open(recipients, hold):
-        return _finished(recipients, note, tally)
+    if not still_open(recipients, policy.holds_unknown(claim)):
+        return _finished(recipients, course, tally)
     refund = not tally.costs_attempt or tally.interrupted
     if not refund and claim.spent >= policy.budget(claim):
         # Somebody in doubt is not tried again either: the mail is held, not failed.
         detail = f"given up after {claim.spent} attempts: {tally.detail}"
-        return _finished(_given_up(recipients, detail), note, replace(tally, detail=detail))
+        return _finished(_given_up(recipients, detail), course, replace(tally, detail=detail))
     delay = _delay(claim, policy, tally, rng)
     last_moment = policy.gives_up_at(claim)
     if claim.expires_at is not None:
@@ -239,7 +260,7 @@ def after_attempt(
     return Verdict(
         JobStatus.PENDING,
         recipients,
-        replace(note, outcome=_log_word(tally, refund), detail=tally.detail),
+        course.note(_log_word(tally, refund), tally.detail),
         last_error=tally.detail or None,
         delay=delay,
         refund=refund,
@@ -263,13 +284,13 @@ def _log_word(tally: Tally, refund: bool) -> str:
     return "returned" if refund else "retry"
 
 
-def _finished(recipients: tuple[JobRecipient, ...], note: AttemptNote, tally: Tally) -> Verdict:
+def _finished(recipients: tuple[JobRecipient, ...], course: Course, tally: Tally) -> Verdict:
     status = ended_status(recipients)
     word = "unknown" if status is JobStatus.HELD else str(status)
     return Verdict(
         status,
         recipients,
-        replace(note, outcome=word, detail=tally.detail),
+        course.note(word, tally.detail),
         last_error=tally.detail if status is not JobStatus.SENT and tally.detail else None,
         generation=tally.generation,
     )

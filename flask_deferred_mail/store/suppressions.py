@@ -70,7 +70,7 @@ class Suppressions:
 
         ``now`` is the database's time.
         """
-        if not addresses or not self._has_any():
+        if not addresses or not self.has_any():
             return {}
         by_address: dict[str, list[Suppression]] = {}
         for entry in self._of(list({folded(address) for address in addresses})):
@@ -82,14 +82,18 @@ class Suppressions:
             if folded(address) in by_address
         }
 
-    def _has_any(self) -> bool:
+    def has_any(self) -> bool:
+        """Whether anybody may be on the list; asks the database at most every few seconds."""
+        if time.monotonic() < self._read_at + BELIEVED:
+            return self._any  # without the lock, for which all sender threads would stand in line
         # The lock is held while the database is asked: an entry that this process adds meanwhile
         # is noted after the answer, never before it.
         with self._lock:
             if time.monotonic() >= self._read_at + BELIEVED:
                 found = self.database.read_one(lambda c: _ANY.scalar(c, {}))
-                self._read_at = time.monotonic()
-                self._any = found is not None or self._read_at < self._expected_until
+                read_at = time.monotonic()
+                self._any = found is not None or read_at < self._expected_until
+                self._read_at = read_at  # last, for those who look without the lock
             return self._any
 
     @property
