@@ -1,8 +1,9 @@
 """What became of mails, written down: outcomes of several threads share one commit.
 
 Each thread waits until its own outcome is committed, as the promise asks of it (a connection hands
-over nothing more before that). But whoever comes while another commits joins the next commit, so
-that under load a commit, which costs more than all that it holds, is paid once for many mails.
+over nothing more before that). But whoever comes while another commits joins the next commit, up
+to the moment when that one has the database to itself. So under load a commit, which costs more
+than all that it holds, is paid once for many mails: the more, the longer it had to wait.
 """
 
 from __future__ import annotations
@@ -130,19 +131,23 @@ class Outcomes:
         sees to its own, and the next one leads."""
         batch = [entry]
         try:
-            with self._lock:
-                while self._waiting and len(batch) < MOST_AT_ONCE:
-                    batch.append(self._waiting.popleft())
+            self._join(batch)
             self._together(batch)
         finally:
             self._pass_on(batch)
         return self._alone(entry) if entry.written is None else entry.written
 
+    def _join(self, batch: list[_Entry]) -> None:
+        """Take those into the batch who wait by now."""
+        with self._lock:
+            while self._waiting and len(batch) < MOST_AT_ONCE:
+                batch.append(self._waiting.popleft())
+
     def _together(self, batch: list[_Entry]) -> None:
         # Others stand in line behind this one, so it is not as patient as each alone may be.
         patience = min(PATIENCE, *(entry.patience for entry in batch))
         try:
-            self._write(batch, patience)
+            self._write(batch, patience, shared=True)
         except (_NotAll, StoreError) as error:
             for entry in batch:
                 entry.in_doubt = isinstance(error, CommitUnknown)
@@ -189,9 +194,9 @@ class Outcomes:
             log.warning("mail %d: its outcome was committed, the answer was lost", claim.job_id)
         return not ours
 
-    def _write(self, batch: list[_Entry], patience: float) -> bool:
+    def _write(self, batch: list[_Entry], patience: float, *, shared: bool = False) -> bool:
         """Write them in one transaction, and set of each whether it was written. Returns whether
-        all of them were.
+        all of them were. ``shared``: with those who have come by the time that it begins.
 
         :raises _NotAll: a lease was lost, and nothing is written.
         :raises StoreError: nothing is written.
@@ -202,12 +207,10 @@ class Outcomes:
             written = write(lambda c: self._write_batch(c, batch), patience=patience, at_once=alone)
             for number, entry in enumerate(batch):
                 entry.written = number in written
-        elif len(batch) == 1:
-            batch[0].written = write(lambda c: self._write_one(c, batch[0]), patience=patience)
         else:
-            write(lambda c: self._write_all(c, batch), patience=patience)
+            done = write(lambda c: self._write_each(c, batch, shared), patience=patience)
             for entry in batch:
-                entry.written = True
+                entry.written = done
         return all(entry.written for entry in batch)
 
     def _write_batch(self, connection: Connection, batch: list[_Entry]) -> set[int]:
@@ -227,6 +230,19 @@ class Outcomes:
         for number in sorted(written):
             self._note_refusals(connection, batch[number])
         return written
+
+    def _write_each(self, connection: Connection, batch: list[_Entry], shared: bool) -> bool:
+        """Returns whether they were written: of one alone, whose lease may be lost.
+
+        :raises _NotAll: see :meth:`_write_all`.
+        """
+        if shared:
+            # Not before: the lock may have been waited for until now.
+            self._join(batch)
+        if len(batch) == 1:
+            return self._write_one(connection, batch[0])
+        self._write_all(connection, batch)
+        return True
 
     def _write_one(self, connection: Connection, entry: _Entry) -> bool:
         changed = bool(entry.statement.run(connection, entry.values).rowcount == 1)

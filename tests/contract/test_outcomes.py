@@ -39,6 +39,8 @@ class Desk:
         self.claims = Claims(self.database, Lease(60, "host:1")).take("default", MAILS)
         self.gate = threading.Event()
         self.entered = threading.Event()
+        #: Whether writes are held up before they begin, rather than before they commit.
+        self.held_before = False
         #: What each write raises instead of its work, one by one; ``None``: it does its work.
         self.failures: list[Any] = []
         self.writes = 0
@@ -46,15 +48,29 @@ class Desk:
         self.database.write = self._gated  # type: ignore[method-assign]
 
     def _gated(self, work: Callable[..., Any], **how: Any) -> Any:
-        self.entered.set()
-        assert self.gate.wait(30)
         self.writes += 1
         failure = self.failures.pop(0) if self.failures else None
+        if self.held_before or failure is not None:
+            self._hold()
         if failure is not None:
             if isinstance(failure, CommitUnknown) or failure.args == ("after the commit",):
                 self._write(work, **how)
             raise failure
-        return self._write(work, **how)
+        return self._write(self._held(work), **how)
+
+    def _held(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """Work whose transaction is held up before the commit: nobody joins it any more."""
+
+        def held(connection: Any) -> Any:
+            result = work(connection)
+            self._hold()
+            return result
+
+        return held
+
+    def _hold(self) -> None:
+        self.entered.set()
+        assert self.gate.wait(30)
 
     def write_all(self, pool: ThreadPoolExecutor) -> list[Future[bool]]:
         """Every outcome, each by a thread of its own; the first one holds the others up."""
@@ -104,6 +120,16 @@ def test_those_who_wait_share_one_commit(desk: Desk, pool: ThreadPoolExecutor) -
     """Twelve threads, two transactions: the first one's, and one for all who came meanwhile."""
     assert [future.result(30) for future in desk.write_all(pool)] == [True] * MAILS
     assert desk.writes == 2
+    assert desk.sent() == [MAILS, MAILS, MAILS]
+
+
+def test_who_comes_while_another_waits_for_the_database_is_taken_along(
+    desk: Desk, pool: ThreadPoolExecutor
+) -> None:
+    """One transaction for twelve threads, where what it holds need not be known beforehand."""
+    desk.held_before = True
+    assert [future.result(30) for future in desk.write_all(pool)] == [True] * MAILS
+    assert desk.writes == (2 if desk.database.backend.writes_batches else 1)
     assert desk.sent() == [MAILS, MAILS, MAILS]
 
 
