@@ -45,6 +45,9 @@ class Purse:
                 limit.seconds: limit.now_in(buckets.get(limit.seconds), self._moment)
                 for limit in limits
             }
+            if any(bucket.filled_at > self._moment for bucket in buckets.values()):
+                # The clock was set back. Noted also if nothing is taken: it fills as from now.
+                self._write(connection, name, 0)
         for name in self.limits:
             self._note_wait(name, 0)
         return min(wanted, sum(map(self._there, self.limits)))

@@ -51,6 +51,15 @@ def left(database: Database, number: int, seconds: int = DAY, name: str = "defau
     return Limits(database).left({name: [limit]})[name][str(limit)]
 
 
+def age(database: Database, seconds: float) -> None:
+    """Let so many seconds pass, for limits."""
+
+    def work(connection: Any) -> None:
+        connection.execute(update(limits).values(filled_at=limits.c.filled_at - seconds))
+
+    database.write(work)
+
+
 def test_a_claim_takes_no_more_mails_than_there_are_tokens(database: Database) -> None:
     """And says when there are more."""
     add(database, 5)
@@ -142,13 +151,24 @@ def test_a_quota_is_whole_again_when_its_window_is_over(database: Database) -> N
     store = Limits(database)
     store.take(purse(5), 5)
 
-    def age(connection: Any) -> None:
-        connection.execute(update(limits).values(filled_at=limits.c.filled_at - DAY))
-
-    database.write(age)
+    age(database, DAY)
     mine = purse(5)
     store.take(mine, 9)
     assert mine.taken == {"default": 5}
+
+
+def test_a_limit_goes_on_when_the_clock_was_set_back(database: Database) -> None:
+    """From the next look on, though that finds nothing; not when the old time has come again."""
+    store = Limits(database)
+    store.take(purse(1, 1), 1)
+    age(database, -3600)
+    mine = purse(1, 1)
+    store.take(mine, 1)
+    assert mine.taken == {}
+    assert mine.waits["default"] <= 1
+    age(database, 2)
+    store.take(mine, 1)
+    assert mine.taken == {"default": 1}
 
 
 def test_tokens_of_several_members_serve_one_claim(database: Database) -> None:
