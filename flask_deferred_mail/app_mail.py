@@ -67,6 +67,14 @@ class AppMail:
     ) -> None:
         self.app = app
         self.settings = settings
+        self._defaults = partial(
+            Defaults,
+            sender=settings.default_sender,
+            envelope_sender=settings.envelope_sender,
+            default_headers=tuple(settings.default_headers.items()),
+            message_id_domain=settings.message_id_domain,
+            ascii_attachments=settings.ascii_attachments,
+        )
         self._rerouting = Rerouting(settings.override_recipients, settings.allowed_recipients)
         self._database = database
         #: Who is told of due mail, where this process does not send itself.
@@ -298,17 +306,7 @@ class AppMail:
     def _submission(self, message: Message) -> Submission:
         """The message, checked, and refused here if its transport cannot carry it."""
         settings = self.settings
-        submission = message.check(
-            Defaults(
-                sender=settings.default_sender,
-                envelope_sender=settings.envelope_sender,
-                default_headers=tuple(settings.default_headers.items()),
-                message_id_domain=settings.message_id_domain,
-                now=time.time(),
-                ascii_attachments=settings.ascii_attachments,
-            )
-        )
-        submission = self._rerouted(submission)
+        submission = self._rerouted(message.check(self._defaults(now=time.time())))
         try:
             transport = self.runtime.transport(submission.transport)
         except ConfigurationError:

@@ -18,7 +18,7 @@ from .characters import body as body_text
 from .characters import label, line, shown
 from .errors import MessageError, MessageTooLarge
 from .header_fields import extra_fields
-from .letter import Address, Kind, Letter, OnUnknown, Part, Recipient, Submission
+from .letter import Address, Kind, Letter, OnUnknown, Part, Recipient, Submission, octets
 from .moments import header_date, instant, span
 from .plain_text import html_to_text
 
@@ -256,9 +256,9 @@ def _cap_content(
     alternatives: Sequence[tuple[str, str]],
     parts: Sequence[Part],
 ) -> None:
-    size = (_octets(text) if text else 0) + (_octets(html) if html else 0)
+    size = octets(text or "") + octets(html or "")
     for _, content in alternatives:
-        size += _octets(content)
+        size += octets(content)
     for part in parts:
         size += len(part.data)
     if size > MAX_CONTENT:
@@ -266,10 +266,6 @@ def _cap_content(
             "attachments" if parts else "body",
             f"the message holds {size} bytes, {MAX_CONTENT} are allowed; send a link instead",
         )
-
-
-def _octets(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def _charset(

@@ -120,9 +120,17 @@ class Letter:
     @property
     def size(self) -> int:
         """A close estimate, in bytes, of what goes over the wire (base64 grows by a third)."""
-        bodies = sum(len(body.encode()) for body in (self.text, self.html) if body)
-        bodies += sum(len(content.encode()) for _, content in self.alternatives)
-        return bodies + sum(len(part.data) * 4 // 3 for part in self.parts) + 2048
+        size = 2048 + octets(self.text or "") + octets(self.html or "")
+        for _, content in self.alternatives:
+            size += octets(content)
+        for part in self.parts:
+            size += len(part.data) * 4 // 3
+        return size
+
+
+def octets(text: str) -> int:
+    """The length of a text in UTF-8, without a copy of it where it is ASCII."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 @dataclass(frozen=True, slots=True)

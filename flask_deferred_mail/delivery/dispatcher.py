@@ -101,7 +101,7 @@ class Dispatcher:
     def reserve(self, claim: Claim, letter: Letter) -> Ticket:
         """Take a row in hand that was inserted already leased."""
         holding = self.leases.hold(claim, Phase.RESERVED)
-        kept = letter if letter.size <= KEPT_IN_MEMORY else None
+        kept = letter if claim.size <= KEPT_IN_MEMORY else None
         return Ticket(claim.job_id, holding, kept, claim.transport)
 
     # -- when the response is closed --------------------------------------------------------
