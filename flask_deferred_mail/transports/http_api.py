@@ -37,6 +37,7 @@ from ..cleaning import clean
 from ..deadline import Deadline
 from ..errors import HandoverRefused
 from ..outcome import Fate, FaultKind, Outcome, ServerNote
+from . import form
 from .base import Call, ProbeStep, Transport
 from .timed_http import Progress, TimedAdapter, current
 
@@ -362,6 +363,9 @@ def _read_body(raw: Any) -> tuple[bytes, str]:
 
 
 def _prepared(request: requests.Request) -> requests.PreparedRequest:
+    if isinstance(request.data, list) and request.data and not request.files:
+        request.headers = {"Content-Type": form.CONTENT_TYPE, **request.headers}
+        request.data = form.encoded(request.data)
     try:
         return request.prepare()
     except requests.exceptions.InvalidHeader:
