@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import Insert, UpdateBase
 
 from .dialect import HOST_CLOCK
+from .server_text import ServerText
 
 #: Values in one statement at most: SQLite before 3.32 takes no more than 999.
 _MOST_VALUES = 900
@@ -37,24 +38,24 @@ class Prepared:
     def __init__(self, statement: UpdateBase | Select[Any]) -> None:
         self._statement = statement
         self._compiled: dict[tuple[str, ...], _Text] = {}
+        self._for_servers: dict[tuple[str, ...], ServerText] = {}
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> Any:
-        """Run it once. Returns the driver's cursor (``rowcount``, ``lastrowid``), or SQLAlchemy's
-        result where a round trip to a server costs more than what is saved here.
+        """Run it once. Returns the driver's cursor (``rowcount``; of an INSERT ``lastrowid``, or
+        on PostgreSQL a row with the number).
 
         :raises sqlalchemy.exc.DBAPIError: the database refused or failed.
         """
-        if connection.dialect.name != "sqlite":
-            return connection.execute(self._statement, dict(values))
-        text = self._prepare(connection, values)
+        text: _Text | ServerText
+        if connection.dialect.name == "sqlite":
+            text = self._prepare(connection, values)
+        else:
+            text = self._prepare_for_server(connection, values)
         return run_sql(connection, text.sql, text.parameters(values))
 
     def rows(self, connection: Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """All that a SELECT finds. Raises as :meth:`run`."""
-        found = self.run(connection, values).fetchall()
-        if connection.dialect.name == "sqlite":
-            return found  # type: ignore[no-any-return]  # tuples already
-        return [tuple(row) for row in found]
+        return self.run(connection, values).fetchall()  # type: ignore[no-any-return]
 
     def scalar(self, connection: Connection, values: Mapping[str, Any]) -> Any:
         """The first value that a SELECT finds; ``None`` if there is none. Raises as :meth:`run`."""
@@ -86,13 +87,27 @@ class Prepared:
             found = self._compiled[names] = self._compile(connection, names)
         return found
 
-    def _compile(self, connection: Connection, names: tuple[str, ...]) -> _Text:
+    def _prepare_for_server(self, connection: Connection, values: Mapping[str, Any]) -> ServerText:
+        key = (connection.dialect.driver, *values)
+        found = self._for_servers.get(key)
+        if found is None:
+            found = self._for_servers[key] = ServerText(self._sql(connection, key[1:]))
+        return found
+
+    def _sql(self, connection: Connection, names: tuple[str, ...]) -> Any:
+        """The statement as SQLAlchemy puts it together for values of these names."""
         statement, dialect = self._statement, connection.dialect
         if not isinstance(statement, UpdateBase):
-            return _Text(statement.compile(dialect=dialect))
+            return statement.compile(dialect=dialect)
         columns = {column.key for column in statement.table.columns}
         written = [name for name in names if name in columns]
-        text = _Text(statement.compile(dialect=dialect, column_keys=written))
+        return statement.compile(dialect=dialect, column_keys=written)
+
+    def _compile(self, connection: Connection, names: tuple[str, ...]) -> _Text:
+        statement, dialect = self._statement, connection.dialect
+        text = _Text(self._sql(connection, names))
+        if not isinstance(statement, UpdateBase):
+            return text
         if isinstance(statement, Insert):
             text.for_many = _ManyInserts(text)
         elif (dialect.server_version_info or ()) >= _UPDATE_FROM:
@@ -215,13 +230,16 @@ def picker(names: Sequence[str]) -> Any:
 # -- the driver ---------------------------------------------------------------------------------
 
 
-def run_sql(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> Any:
+def run_sql(
+    connection: Connection, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+) -> Any:
     """Run SQL text as the driver takes it. Returns the driver's cursor.
 
     :raises sqlalchemy.exc.DBAPIError: the database refused or failed. No value is in it.
     """
-    cursor = _cursor(connection)
+    cursor = None
     try:
+        cursor = _cursor(connection)
         cursor.execute(sql, parameters)
     except connection.dialect.loaded_dbapi.Error as error:
         raise _explained(connection, sql, cursor, error) from error
@@ -230,8 +248,9 @@ def run_sql(connection: Connection, sql: str, parameters: Sequence[Any] = ()) ->
 
 def run_sql_for_each(connection: Connection, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
     """:func:`run_sql` for each row of parameters; the cursor's ``rowcount`` is of all of them."""
-    cursor = _cursor(connection)
+    cursor = None
     try:
+        cursor = _cursor(connection)
         cursor.executemany(sql, rows)
     except connection.dialect.loaded_dbapi.Error as error:
         raise _explained(connection, sql, cursor, error) from error
@@ -246,6 +265,8 @@ def _cursor(connection: Connection) -> Any:
 def _explained(connection: Connection, sql: str, cursor: Any, error: Any) -> Any:
     """What the driver raised, as SQLAlchemy would raise it."""
     dialect = connection.dialect
-    if dialect.is_disconnect(error, connection.connection, cursor):
+    lost = dialect.is_disconnect(error, connection.connection, cursor)
+    if lost:
         connection.invalidate(error)
-    return DBAPIError.instance(sql, None, error, dialect.loaded_dbapi.Error, dialect=dialect)
+    base = dialect.loaded_dbapi.Error
+    return DBAPIError.instance(sql, None, error, base, connection_invalidated=lost, dialect=dialect)

@@ -25,7 +25,7 @@ class ServerText:
             if not compiled.binds[name].required
         }
 
-    def parameters(self, values: Mapping[str, Any]) -> Any:
+    def parameters(self, values: Mapping[str, Any]) -> dict[str, Any] | list[Any]:
         """The values as the driver takes them.
 
         :raises TypeError: one is missing.

@@ -114,31 +114,35 @@ def insert_row(connection: Connection, row: dict[str, Any]) -> int | None:
     """The new row's number; ``None`` when its key is taken."""
     dialect = connection.dialect.name
     statement = INSERT_JOB if row["key"] is None else _insert_with_key(dialect)
-    return _number_of_new_row(dialect, row, lambda: statement.run(connection, row))
+    cursor = _unless_key_is_taken(row, lambda: statement.run(connection, row))
+    if cursor is None or not cursor.rowcount:
+        return None
+    return int(cursor.fetchone()[0] if dialect == "postgresql" else cursor.lastrowid)
 
 
 def insert_row_of_caller(connection: Connection, row: dict[str, Any]) -> int | None:
     """:func:`insert_row` on a connection that is not ours, by SQLAlchemy's own ways."""
     dialect = connection.dialect.name
     statement = insert_of_caller(dialect, keyed=row["key"] is not None)
-    return _number_of_new_row(dialect, row, lambda: connection.execute(statement, row))
+    result = _unless_key_is_taken(row, lambda: connection.execute(statement, row))
+    if result is None:
+        return None
+    if dialect == "sqlite":
+        return int(result.lastrowid) if result.rowcount else None
+    inserted = result.inserted_primary_key
+    return int(inserted[0]) if inserted is not None else None
 
 
-def _number_of_new_row(
-    dialect: str, row: dict[str, Any], insert_it: Callable[[], Any]
-) -> int | None:
+def _unless_key_is_taken(row: dict[str, Any], insert_it: Callable[[], Any]) -> Any:
+    """What inserting comes to; ``None`` if another row has the key."""
     try:
-        result = insert_it()
+        return insert_it()
     except IntegrityError as error:
         # MySQL: the statement is undone, the transaction around it goes on. (Its own giving-way
         # INSERT does not tell whether it gave way.)
         if row["key"] is None or not is_key_taken(error):
             raise
         return None
-    if dialect == "sqlite":
-        return int(result.lastrowid) if result.rowcount else None
-    inserted = result.inserted_primary_key
-    return int(inserted[0]) if inserted is not None else None
 
 
 def is_key_taken(error: IntegrityError) -> bool:
