@@ -24,10 +24,10 @@ Shared = Callable[..., FaultSite]
 Start = Callable[..., WorkerProcess]
 WORKERS, PROCESSES, THREADS = 2, 2, 4
 #: Of rough events there are always some of each.
-GENTLE = ("hup", "term", "hup", "term", "hup", "term")
-ROUGH = ("kill child", "kill parent", "quit", "hup", "term", "kill child", "kill parent")
-#: Database -> batches and mails in each; a server on a busy machine has less of both.
-BATCHES = {"sqlite": (7, 50), "postgresql": (7, 50), "mariadb": (4, 25)}
+GENTLE = ("hup", "term", "hup", "term")
+ROUGH = ("kill child", "kill parent", "quit", "hup", "term", "kill child")
+#: Database -> most batches, an event in each, and mails in each.
+BATCHES = {"sqlite": (6, 60), "postgresql": (6, 60), "mariadb": (4, 25)}
 
 
 class Storm:
