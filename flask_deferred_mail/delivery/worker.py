@@ -22,7 +22,7 @@ from ..errors import SchemaError, StoreError
 from ..sd_notify import ServiceManager
 from ..signal_pipe import BY_SIGNAL, SignalPipe, existing
 from ..store.sightings import Sightings
-from .memory import resident_bytes
+from .memory import resident_bytes, share_heaps
 from .runtime import Runtime
 from .supervisor import BEAT, ORDER_QUICK, ORDER_STOP, READY, Post
 from .sweep import Sweep
@@ -99,6 +99,8 @@ class Worker:
 
         :raises SchemaError: the tables are missing, or do not fit this version.
         """
+        if "MALLOC_ARENA_MAX" not in os.environ:  # whoever set that has decided
+            share_heaps()
         with self._signals() as signals:
             if self._post is not None:
                 self._post.unblock()  # in this thread, which would else sleep on at a signal
