@@ -13,11 +13,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from email import message_from_bytes, policy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flask_deferred_mail import Job
+from flask_deferred_mail.store.database import Database
+from tests.support.databases import SERVERS, fresh_database
 from tests.support.fuzzed_smtp import Dot, FuzzedSmtp
 from tests.support.mail_app import MailApp
 from tests.support.waiting import wait_until
@@ -96,9 +99,9 @@ class OneInDoubt:
 
 
 @contextmanager
-def watched(make_app: MakeApp, server: FuzzedSmtp, number: int) -> Any:
+def watched(make_app: MakeApp, server: FuzzedSmtp, number: int, **config: Any) -> Any:
     """An app with recorded mail, and somebody who looks at each dot."""
-    app = make_app(server.url(), **PATIENT)
+    app = make_app(server.url(), **PATIENT, **config)
     jobs = record(app, number, random.Random(server.seed))
     watch = server.at_dot = OneInDoubt(app, jobs)
     yield app, jobs
@@ -190,6 +193,19 @@ def test_rows_say_what_the_server_knows(make_app: MakeApp, seed: int, how: dict[
         print(f"{dict(statuses)}, {len(server.dots)} dots, {server.connections} connections")
         assert any(not dot.delivered for dot in server.dots)
         assert statuses["sent"] > MAILS / 4
+
+
+@pytest.mark.parametrize("kind", list(SERVERS))
+def test_rows_of_a_database_server_say_so_too(make_app: MakeApp, tmp_path: Path, kind: str) -> None:
+    """The same, where the outcomes of many connections share a commit in another way."""
+    with fresh_database(kind, tmp_path) as url:
+        database = Database(url)
+        database.create()
+        database.close()
+        config = {"DEFERRED_MAIL_DATABASE_URI": url}
+        with FuzzedSmtp(6) as server, watched(make_app, server, MAILS // 2, **config) as (app, _):
+            sweep_to_the_end(app)
+        app.close()
 
 
 def test_a_connection_carries_a_hundred_mails(make_app: MakeApp) -> None:
