@@ -36,7 +36,7 @@ class Deadline:
 
         :raises DeadlinePassed: when none are left (a socket would take 0 for "do not block").
         """
-        left = self.left()
+        left = self.at - time.monotonic()
         if left <= 0:
             raise DeadlinePassed("the time allowed for this attempt is used up")
         return left

@@ -7,6 +7,7 @@ what the transport pays for from what the mail does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -26,6 +27,7 @@ _SMALL = 16 * 1024
 #: Bytes of a TLS record (RFC 8446 5.1): what fits into one arrives whole or not at all.
 _TLS_RECORD = 16 * 1024
 _END = b".\r\n"
+_DOT_OPENS_LINE = re.compile(rb"\n\.")
 #: Seconds for answers on which nothing depends any more but the use of the connection.
 _READ_PAST = 5.0
 
@@ -298,7 +300,9 @@ class Transaction(Settling):
 
 def dot_stuffed(data: bytes) -> bytes:
     """The body as it goes over the wire, up to the final dot (RFC 5321 4.5.2)."""
-    data = data.replace(b"\r\n.", b"\r\n..")
+    # The search is several times as fast as the replacement, which most mails need not have.
+    if _DOT_OPENS_LINE.search(data):
+        data = data.replace(b"\r\n.", b"\r\n..")
     if data.startswith(b"."):
         data = b"." + data
     return data if not data or data.endswith(b"\r\n") else data + b"\r\n"
