@@ -126,7 +126,8 @@ def _travels_unharmed(data: bytes) -> bool:
 def _has_long_line(data: bytes) -> bool:
     """Whether a line is too long to be sent plainly; looks only where one may not be over yet."""
     start = 0
-    while len(data) - start > _MAX_PLAIN_LINE:
+    most = len(data) - _MAX_PLAIN_LINE
+    while start < most:
         end = data.rfind(b"\n", start, start + _MAX_PLAIN_LINE + 1)
         if end < 0:
             return True

@@ -136,7 +136,9 @@ class SmtpConnection:
         if match is None:
             return None
         text = match[2].decode("ascii")
-        if len(text) > MAX_TEXT or any(secret in text for secret in self.secrets):
+        if len(text) > MAX_TEXT:
+            return None
+        if self.secrets and any(secret in text for secret in self.secrets):
             return None
         reply = Reply(int(match[1]), text)
         del self._input[: match.end()]
