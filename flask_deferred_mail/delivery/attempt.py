@@ -203,7 +203,8 @@ class Deliverer:
                 self._return(holding, "the process was told to stop")
             raise
         crashpoints.reached("before-outcome")
-        course.seconds = round(time.monotonic() - began, 6)
+        # In whole microseconds; round(seconds, 6) would go by way of a string.
+        course.seconds = round((time.monotonic() - began) * 1e6) / 1e6
         course.server, course.member = work.server, work.member
         verdict = after_attempt(claim, self.policy, tally, claim.now(), course, self.rng)
         if refusals := refusals_of(claim, work.letter, work.outcomes):

@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 log = logging.getLogger("flask_deferred_mail.delivery")
 
@@ -23,6 +23,14 @@ T = TypeVar("T")
 
 #: What waits: its key, its lane, the item, and since when by the monotonic clock.
 _Entry: TypeAlias = tuple[Hashable, str, T, float]
+
+
+class _Watch(NamedTuple):
+    """What an observer waits for: fewer than so many items."""
+
+    below: int
+    #: In one of these lanes; ``None``: in all of them together.
+    lanes: tuple[str, ...] | None = None
 
 
 def _no_cap(_lane: str) -> None:
@@ -67,13 +75,13 @@ class SenderPool(Generic[T]):
         self._idle = 0
         #: Key -> lane of what is in work; and how many of each lane are in work, or pending at all.
         self._busy: dict[Hashable, str] = {}
-        self._busy_in: Counter[str] = Counter()
-        self._pending_in: Counter[str] = Counter()
+        self._busy_in: dict[str, int] = {}
+        self._pending_in: dict[str, int] = {}
         #: Thread -> what it takes next, if it has asked to know.
         self._reserved: dict[int, _Entry[T]] = {}
         #: What each observer waits for. Asked here, so that an item that is done wakes nobody who
         #: would only look and wait again.
-        self._awaited: list[Callable[[], bool]] = []
+        self._awaited: list[_Watch] = []
         self._closed = False
 
     def submit(self, key: Hashable, item: T, lane: str = "") -> bool:
@@ -91,7 +99,7 @@ class SenderPool(Generic[T]):
             if wanted and not enough and self._may_start(lane) and not self._start():
                 return False
             self._queue.append((key, lane, item, time.monotonic()))
-            self._pending_in[lane] += 1
+            _more(self._pending_in, lane)
             if wanted:
                 self._work_to_do.notify()
             return True
@@ -113,32 +121,37 @@ class SenderPool(Generic[T]):
         return True
 
     def _loop(self) -> None:
-        while (entry := self._next_entry()) is not None:
-            key, _, item, _ = entry
+        entry = self._next_entry()
+        while entry is not None:
             try:
-                self._work(item)
+                self._work(entry[2])
             except BaseException:
                 # The threads of a pool outlive any item.
                 log.exception("a sender thread met an error; it goes on")
-            finally:
-                with self._lock:
-                    self._finished(key)
+            entry = self._next_entry(entry)
 
-    def _next_entry(self) -> _Entry[T] | None:
-        """What this thread is to do; waits for it. ``None``: the pool is closed."""
+    def _next_entry(self, done: _Entry[T] | None = None) -> _Entry[T] | None:
+        """What this thread is to do after that; waits for it. ``None``: the pool is closed."""
+        # All in one visit: with many threads, each one may find the lock taken.
         with self._lock:
-            self._idle += 1
-            while (entry := self._take()) is None and not self._closed:
-                self._wait_for_work()
-            self._idle -= 1
+            if done is not None:
+                self._finished(done[0])
+            entry = self._take() or self._await_entry()
             if entry is None:
                 self._threads -= 1
                 return None
             key, lane, _, _ = entry
             self._busy[key] = lane
-            self._busy_in[lane] += 1
+            _more(self._busy_in, lane)
             self._call_another()
             return entry
+
+    def _await_entry(self) -> _Entry[T] | None:
+        self._idle += 1
+        while (entry := self._take()) is None and not self._closed:
+            self._wait_for_work()
+        self._idle -= 1
+        return entry
 
     def _wait_for_work(self) -> None:
         """Wait to be called; or, one thread at a time, until what waits has waited for long."""
@@ -157,7 +170,12 @@ class SenderPool(Generic[T]):
             # Who was to watch has taken something: a pool with patience starts no thread before.
             if self._patience and self._queue and self._may_start(self._queue[0][1]):
                 self._start()
-        elif not (self._patience and self._watched) or self._next() is not None:
+        elif (
+            # What others have reserved may be taken over; with patience, not at once.
+            (not self._queue and not self._patience)
+            or (self._patience and not self._watched)
+            or self._next() is not None
+        ):
             self._work_to_do.notify()
 
     @property
@@ -172,15 +190,22 @@ class SenderPool(Generic[T]):
             return False
         _less(self._busy_in, lane)
         _less(self._pending_in, lane)
-        # With patience, the thread itself takes what waited behind this.
-        if self._idle and self._queue and not self._patience:
-            self._work_to_do.notify()
         self._tell_observers()
         return True
 
     def _tell_observers(self) -> None:
-        if any(is_there() for is_there in self._awaited):
-            self._progress.notify_all()
+        for watch in self._awaited:
+            if self._is_there(watch):
+                self._progress.notify_all()
+                return
+
+    def _is_there(self, watch: _Watch) -> bool:
+        if watch.lanes is None:
+            return self._all() < watch.below
+        for lane in watch.lanes:  # noqa: SIM110 # a generator would cost more than all the rest
+            if self._pending_in.get(lane, 0) < watch.below:
+                return True
+        return False
 
     def _take(self) -> _Entry[T] | None:
         """What this thread is to do now, out of the queue; ``None``: nothing."""
@@ -232,13 +257,20 @@ class SenderPool(Generic[T]):
         with self._lock:
             entry = self._reserved.get(me)
             if entry is None and not self._closed:
-                place = next((n for n, e in enumerate(self._queue) if e[1] == lane), None)
-                if place is None:
+                entry = self._first_of(lane)
+                if entry is None:
                     return None
-                entry = self._reserved[me] = self._queue[place]
-                del self._queue[place]
+                self._reserved[me] = entry
                 self._call_another()
             return None if entry is None or entry[1] != lane else entry[2]
+
+    def _first_of(self, lane: str) -> _Entry[T] | None:
+        """Take the first item of that lane out of the queue."""
+        for place, entry in enumerate(self._queue):
+            if entry[1] == lane:
+                del self._queue[place]
+                return entry
+        return None
 
     def write_off(self, key: Hashable) -> bool:
         """The thread with this item stands still: count on it no more, and start another.
@@ -295,26 +327,30 @@ class SenderPool(Generic[T]):
 
     def wait(self, below: int, timeout: float | None) -> bool:
         """Wait until fewer than ``below`` items are pending. False: it took too long."""
-        return self._await(lambda: self._all() < below, timeout)
+        return self._await(_Watch(below), timeout)
 
     def wait_for_any(self, lanes: Iterable[str], below: int, timeout: float) -> bool:
         """Wait until one of the lanes has fewer than ``below`` items. False: it took too long."""
-        watched = list(lanes)
-        return self._await(
-            lambda: any(self._pending_in.get(lane, 0) < below for lane in watched), timeout
-        )
+        return self._await(_Watch(below, tuple(lanes)), timeout)
 
-    def _await(self, is_there: Callable[[], bool], timeout: float | None) -> bool:
+    def _await(self, watch: _Watch, timeout: float | None) -> bool:
         with self._lock:
-            self._awaited.append(is_there)
+            self._awaited.append(watch)
             try:
-                return self._progress.wait_for(is_there, timeout)
+                return self._progress.wait_for(lambda: self._is_there(watch), timeout)
             finally:
-                self._awaited.remove(is_there)
+                self._awaited.remove(watch)
 
 
-def _less(counts: Counter[str], lane: str) -> None:
+# A Counter would run Python of its own at each new lane, and at each one that is gone.
+def _more(counts: dict[str, int], lane: str) -> None:
+    """One more of that lane."""
+    counts[lane] = counts.get(lane, 0) + 1
+
+
+def _less(counts: dict[str, int], lane: str) -> None:
     """One less of that lane; a lane without any is not in the count."""
-    counts[lane] -= 1
-    if counts[lane] <= 0:
+    if counts[lane] > 1:
+        counts[lane] -= 1
+    else:
         del counts[lane]

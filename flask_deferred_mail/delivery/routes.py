@@ -194,7 +194,7 @@ class Walk:
         """The next way that is open; ``None``: there is none, or none that may be taken now."""
         self.close()
         for way in self._left:
-            if way.stage != self._stage and self._only_for_a_moment():
+            if self.kept is not None and self.kept.moment and way.stage != self._stage:
                 break
             self._stage = way.stage
             answer = self._enter(way.transport)
@@ -221,24 +221,19 @@ class Walk:
         return sorted(ways, key=lambda way: way.transport.name != tried_out)
 
     def _enter(self, leaf: Transport) -> Leave | Rest:
-        leave = self.wish.leave
+        leave, pacing = self.wish.leave, self.routes.pacing
         if leave.forced:
             return leave
-        answer = leave if leave.name == leaf.name and leave.probe else self._asked(leaf, leave)
+        # Granted already; but a pause is to be kept at once, also between two calls.
+        granted = leave.name == leaf.name and (leave.probe or not pacing.is_paused(leaf.name))
+        answer = leave if granted else pacing.ask(leaf.name)
         if isinstance(answer, Leave):
             wait = self.routes.allowance.take(leaf, self.wish.calls, begins=self.wish.begins)
             if wait > 0:
                 if answer is not leave:
-                    self.routes.pacing.drop(answer)
+                    pacing.drop(answer)
                 return Rest(wait, "its limit is reached", moment=wait <= MOMENT)
         return answer
-
-    def _asked(self, leaf: Transport, leave: Leave) -> Leave | Rest:
-        pacing = self.routes.pacing
-        if leave.name != leaf.name:
-            return pacing.ask(leaf.name)
-        # Granted already; but a pause is to be kept at once, also between two calls.
-        return pacing.ask(leaf.name) if pacing.is_paused(leaf.name) else leave
 
     def _keep(self, leaf: Transport, rest: Rest) -> None:
         name = f"transport {leaf.name!r}"
@@ -251,6 +246,3 @@ class Walk:
                 f"{self.kept.reason}; {reason}",
                 self.kept.moment or rest.moment,
             )
-
-    def _only_for_a_moment(self) -> bool:
-        return self.kept is not None and self.kept.moment

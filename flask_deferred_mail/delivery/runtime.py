@@ -142,6 +142,9 @@ class Runtime:
 
         :raises ConfigurationError: there is none, or its URL is wrong.
         """
+        found = self._transports.get(name)
+        if found is not None:
+            return found  # without the lock: asked several times a mail by every sender thread
         with self._lock:
             if name not in self._transports:
                 spec = self.settings.require_transport(name)
