@@ -129,10 +129,10 @@ class Claims:
         """
         token, leased_at = new_token(), time.monotonic()
 
-        def work(connection: Connection) -> list[Claim]:
+        def work(connection: Connection) -> tuple[list[Any], float]:
             places = limit if purse is None else purse.open(connection, limit)
             if not places:
-                return []
+                return [], 0.0
             until = _until(connection, due_before)
             if suspects:
                 rows = find_suspects(connection, transport, places, until.tried)
@@ -140,9 +140,13 @@ class Claims:
                 rows = find_oldest(connection, transport, places, until)
             else:
                 rows = self._picking.pick(connection, transport, places, until)
-            return self._seize(connection, rows, token, leased_at, purse) if rows else []
+            # The clock was read when the claim began: asking again would cost a round trip.
+            self._seize(connection, rows, token, until.new, purse)
+            return rows, until.new
 
-        return self.database.write(work)
+        rows, claimed_at = self.database.write(work)
+        # Not before others may write again: on SQLite they wait for this transaction.
+        return [_claim(row, token, leased_at, claimed_at) for row in rows]
 
     def take_one(
         self, job_id: int, purse_of: Callable[[str], Purse | None] = _no_purse
@@ -150,24 +154,28 @@ class Claims:
         """This mail, if it is due, nobody has it, and the purse of its transport has a token."""
         token, leased_at = new_token(), time.monotonic()
 
-        def work(connection: Connection) -> list[Claim]:
-            rows: list[Any] = [Due._make(row) for row in _ONE.rows(connection, {"job_": job_id})]
+        def work(connection: Connection) -> Claim | None:
+            rows = [Due._make(row) for row in _ONE.rows(connection, {"job_": job_id})]
             purse = purse_of(rows[0].transport) if rows else None
-            if purse is not None and not purse.open(connection, 1):
-                return []
-            return self._seize(connection, rows, token, leased_at, purse) if rows else []
+            if not rows or (purse is not None and not purse.open(connection, 1)):
+                return None
+            claimed_at = read_now(connection)
+            self._seize(connection, rows, token, claimed_at, purse)
+            return _claim(rows[0], token, leased_at, claimed_at)
 
-        claims = self.database.write(work)
-        return claims[0] if claims else None
+        return self.database.write(work)
 
     def _seize(
         self,
         connection: Connection,
         rows: Sequence[Any],
         token: str,
-        leased_at: float,
+        claimed_at: float,
         purse: Purse | None,
-    ) -> list[Claim]:
+    ) -> None:
+        """Mark rows as this process's, at this moment by the database's clock."""
+        if not rows:
+            return
         if purse is not None:
             purse.spend(connection, len(rows))
         dead = [row for row in rows if row.status == JobStatus.SENDING]
@@ -181,10 +189,8 @@ class Claims:
                     "lease_owner": self.lease.owner,
                 }
                 connection.execute(statement, values)
-        claimed_at = read_now(connection)
         if dead:
             connection.execute(attempts.insert(), [_obituary(row, claimed_at) for row in dead])
-        return [_claim(row, token, leased_at, claimed_at) for row in rows]
 
     def now(self) -> float:
         """The database's time: what becomes due later than this is not of this pass."""

@@ -182,16 +182,32 @@ class PostgresqlBackend(ServerBackend):
 
     @contextmanager
     def at_once(self, engine: Engine) -> Iterator[Connection]:
+        with self._autocommitting(engine) as connection:
+            try:
+                yield connection
+            except DBAPIError as error:
+                if self.judge(error) is Trouble.LOST:
+                    raise self._commit_unknown() from error
+                raise
+
+    @contextmanager
+    def single_read(self, engine: Engine) -> Iterator[Connection]:
+        # Saves the round trips of BEGIN and COMMIT.
+        with self._autocommitting(engine) as connection:
+            yield connection
+
+    @contextmanager
+    def _autocommitting(self, engine: Engine) -> Iterator[Connection]:
         kept = self._kept
-        assert kept is not None
-        assert kept.engine is engine
+        if kept is None or kept.engine is not engine:  # an engine of former times
+            with engine.connect() as connection:
+                yield connection.execution_options(isolation_level="AUTOCOMMIT")
+            return
         connection = kept.take()
         try:
             yield connection
-        except BaseException as error:
+        except BaseException:
             kept.discard(connection)
-            if isinstance(error, DBAPIError) and self.judge(error) is Trouble.LOST:
-                raise self._commit_unknown() from error
             raise
         kept.give_back(connection)
 
