@@ -155,7 +155,7 @@ class Claims:
         token, leased_at = new_token(), time.monotonic()
 
         def work(connection: Connection) -> Claim | None:
-            rows = [Due._make(row) for row in _ONE.rows(connection, {"job_": job_id})]
+            rows: list[Any] = [Due._make(row) for row in _ONE.rows(connection, {"job_": job_id})]
             purse = purse_of(rows[0].transport) if rows else None
             if not rows or (purse is not None and not purse.open(connection, 1)):
                 return None
