@@ -127,7 +127,8 @@ class FuzzedSession(Session):
         #: The mail that the last MAIL was about.
         self.mail = -1
         self._kept = bytearray()
-        self._once_out: list[Callable[[], None]] = []
+        #: How much of what is kept has to leave first, and what is done then.
+        self._once_out: list[tuple[int, Callable[[], None]]] = []
 
     @property
     def options(self) -> list[str]:
@@ -141,9 +142,10 @@ class FuzzedSession(Session):
     def chance(self, share: float) -> bool:
         return self.rng.random() < share
 
-    def once_out(self, then: Callable[[], None]) -> None:
-        """Do this when what is said next has left."""
-        self._once_out.append(then)
+    def say(self, data: bytes, whole: Callable[[], None]) -> None:
+        """Keep or send words; ``whole`` is called when the last of them has left."""
+        self._once_out.append((len(self._kept) + len(data), whole))
+        self.send(data)
 
     def send(self, data: bytes) -> None:
         self._kept += data
@@ -161,15 +163,16 @@ class FuzzedSession(Session):
     def flush(self) -> None:
         """Let go what was kept, whole or in pieces."""
         data, self._kept = bytes(self._kept), bytearray()
-        then, self._once_out = self._once_out, []
-        while data:
-            size = self.rng.randint(1, len(data)) if self.chance(0.2) else len(data)
-            self.socket.sendall(data[:size])
-            data = data[size:]
-            if data and self.chance(0.5):
+        waiting, self._once_out = self._once_out, []
+        out = 0
+        while out < len(data):
+            end = self.rng.randint(out + 1, len(data)) if self.chance(0.2) else len(data)
+            self.socket.sendall(data[out:end])
+            for _, whole in (step for step in waiting if out < step[0] <= end):
+                whole()
+            out = end
+            if out < len(data) and self.chance(0.5):
                 self.wait(self.rng.uniform(0, 0.003))
-        for step in then:
-            step()
 
     def hang_up(self) -> None:
         """What was kept is lost at times."""
@@ -194,8 +197,7 @@ class Words(Action):
         turn.code = str(self.code)
         if session.chance(0.2):
             session.wait(session.rng.uniform(0, 0.01))
-        session.once_out(self.whole)
-        session.send(self.data)
+        session.say(self.data, self.whole)
         if self.leave == "reset":
             session.flush()
             session.reset()
