@@ -95,7 +95,7 @@ class Ledger:
         if outcome.server != _NO_SERVER:
             self.server = outcome.server
         answered, fates = outcome.answered, {result.fate for result in outcome.results}
-        doubted_at = self.claim.now()
+        doubted_at = self.claim.now() if Fate.UNKNOWN in fates else 0.0
         self.recipients = apply(
             self.recipients, outcome.results, key, answered, doubted_at, self.member
         )

@@ -100,7 +100,7 @@ class SenderPool(Generic[T]):
                 return False
             self._queue.append((key, lane, item, time.monotonic()))
             _more(self._pending_in, lane)
-            if wanted:
+            if wanted and self._idle:
                 self._work_to_do.notify()
             return True
 

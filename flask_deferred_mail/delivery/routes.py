@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..store.claims import Claim, Claims
 from ..store.limits import Purse
 from ..transports.base import Transport
-from ..transports.combination import Combination, Way, leaves_of, ways_of
+from ..transports.combination import Combination, Way, combination_of, leaves_of, ways_of
 from .allowance import Allowance
 from .pacing import Leave, Pacing, Rest
 
@@ -146,7 +146,7 @@ class Routes:
         transport = self._transport(name)
         if transport is None:
             return []
-        if not isinstance(transport, Combination):
+        if not transport.combines:
             return [transport]  # whatever is known of it, there is no other way
         ways = [way for way in ways_of(transport, "") if self.pacing.looks_well(way.transport.name)]
         soon = [way for way in ways if self.allowance.wait(way.transport.name) <= MOMENT]
@@ -169,7 +169,7 @@ class Routes:
 
     def _combined(self, name: str) -> Combination | None:
         transport = self._transport(name)
-        return transport if isinstance(transport, Combination) else None
+        return None if transport is None else combination_of(transport)
 
     def _names(self, name: str) -> list[str]:
         transport = self._transport(name)

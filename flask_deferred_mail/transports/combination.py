@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar, cast
 
 from ..letter import Letter
 from ..outcome import Fate, Outcome
 from .base import Call, Feature, ProbeStep, Transport
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: each mail makes one
 class Way:
     """One member that a mail may go by."""
 
@@ -38,6 +39,8 @@ class Share:
 
 class Combination(Transport):
     """Several transports that stand in for each other."""
+
+    combines: ClassVar[bool] = True
 
     def __init__(self, name: str, kind: str, shares: Sequence[Share]) -> None:
         super().__init__(name)
@@ -120,14 +123,21 @@ class Combination(Transport):
         return f"<Combination {self.name} {self.kind} of {len(self.shares)}>"
 
 
+def combination_of(transport: Transport) -> Combination | None:
+    """The transport, if it is made of others."""
+    return cast("Combination", transport) if transport.combines else None
+
+
 def leaves_of(transport: Transport) -> list[Transport]:
     """The transports by which mail really leaves: the members, or the transport itself."""
-    return [*transport.leaves()] if isinstance(transport, Combination) else [transport]
+    combination = combination_of(transport)
+    return [transport] if combination is None else [*combination.leaves()]
 
 
 def ways_of(transport: Transport, seed: str) -> list[Way]:
     """The ways that a mail may go, in the order in which it tries them."""
-    return transport.ways(seed) if isinstance(transport, Combination) else [Way(transport)]
+    combination = combination_of(transport)
+    return [Way(transport)] if combination is None else combination.ways(seed)
 
 
 def may_go_on(outcome: Outcome) -> bool:
