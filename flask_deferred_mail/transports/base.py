@@ -125,8 +125,8 @@ class Transport(ABC):
     #: Sending may run code that is not ours, such as a callable for access tokens, and that wants
     #: the application's context. Making one costs some 20 microseconds a mail.
     runs_foreign_code: bool = True
-    #: It is made of other transports. Asked several times a mail, for which :func:`isinstance` of an
-    #: abstract class is too slow.
+    #: It is made of other transports. Asked several times a mail: :func:`isinstance` of an abstract
+    #: class is slow.
     combines: ClassVar[bool] = False
     #: For messages to people: "SMTP", "SendCloud".
     label: ClassVar[str] = "transport"
