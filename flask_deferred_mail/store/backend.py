@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
@@ -51,6 +52,8 @@ class Backend(ABC):
 
     #: The database file, if it is one.
     path: str | None = None
+    #: What a thread holds while it waits to write, and writes; ``None``: they need not take turns.
+    turn: Any = None
     #: The data lives in the connection itself.
     in_memory = False
     #: Many outcomes are written by one statement (:mod:`.server_batches`).

@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 #: Seconds for which a transaction is tried again while others hold what it needs.
 PATIENCE = 5.0
+#: Seconds after which a lock is not merely other processes' mail.
+SHORT_WAIT = 0.25
 #: The same for a change of the tables, which waits for every transaction that uses them.
 _UPGRADE_PATIENCE = 30.0
 
@@ -72,12 +74,12 @@ class Database:
         lost is ``CommitUnknown`` in every case.
         """
         transaction = self.backend.at_once if at_once else self.backend.writing
-        return self._run(work, transaction, patience)
+        return self._run_in_turn(work, transaction, patience)
 
     def write_one(self, work: Callable[[Connection], T], *, patience: float = PATIENCE) -> T:
         """Like :meth:`write` for work that is one statement: where that is cheaper, it is its own
         transaction."""
-        return self._run(work, self.backend.single, patience)
+        return self._run_in_turn(work, self.backend.single, patience)
 
     def read(self, work: Callable[[Connection], T], *, patience: float = PATIENCE) -> T:
         """Run ``work`` in a transaction that only reads."""
@@ -87,6 +89,26 @@ class Database:
         """Like :meth:`read` for work that is exactly one SELECT, read to its end."""
         return self._run(work, self.backend.single_read, patience)
 
+    def _run_in_turn(
+        self, work: Callable[[Connection], T], transaction: Transaction, patience: float
+    ) -> T:
+        """Threads of one process stand in line to write, and only the first of them looks again
+        and again whether other processes let it: who came first is served first. When all of them
+        looked, each after a pause of its own, those that came later often went ahead."""
+        turn = self.backend.turn
+        if turn is None:
+            return self._run(work, transaction, patience)
+        give_up_at = time.monotonic() + patience
+        if not turn.acquire(blocking=False):
+            # Whoever has the turn may be waiting for this very thread.
+            self._refuse_to_wait(Trouble.AGAIN)
+            if not turn.acquire(timeout=max(0.0, patience)):
+                raise self._given_up(Trouble.AGAIN, patience)
+        try:
+            return self._run(work, transaction, max(0.0, give_up_at - time.monotonic()))
+        finally:
+            turn.release()
+
     def _run(self, work: Callable[[Connection], T], transaction: Transaction, patience: float) -> T:
         def once() -> T:
             with transaction(self.engine) as connection:
@@ -95,7 +117,7 @@ class Database:
         return self._patiently(once, patience)
 
     def _patiently(self, once: Callable[[], T], patience: float = PATIENCE) -> T:
-        give_up_at = time.monotonic() + patience
+        began = time.monotonic()
         pause = 0.0005
         while True:
             try:
@@ -105,21 +127,25 @@ class Database:
                 if trouble is Trouble.FINAL:
                     raise self.backend.explain(error) from error
                 self._refuse_to_wait(trouble, error)
-                if time.monotonic() + pause > give_up_at:
+                waited = time.monotonic() - began
+                if waited + pause > patience:
                     raise self._given_up(trouble, patience, error) from error
             # Steps of about a millisecond: with SQLite's own growing pauses, eight writers met a
             # p99 of 80 to 280 ms.
             time.sleep(pause * random.uniform(0.5, 1.5))
-            pause = min(pause * 1.5, 0.01 if trouble is Trouble.AGAIN else 0.25)
+            longest = 0.25 if trouble is Trouble.LOST else 0.01 if waited > SHORT_WAIT else 0.002
+            pause = min(pause * 1.5, longest)
 
-    def _refuse_to_wait(self, trouble: Trouble, error: SQLAlchemyError) -> None:
+    def _refuse_to_wait(self, trouble: Trouble, error: SQLAlchemyError | None = None) -> None:
         """For a lock that this very thread holds: it would be waited for in vain."""
         reason = self.backend.blocked_by() if trouble is Trouble.AGAIN else None
         if reason is not None:
             raise StoreBusy(f"{self.shown}: {reason}; nothing was written") from error
 
-    def _given_up(self, trouble: Trouble, patience: float, error: SQLAlchemyError) -> StoreError:
-        if trouble is Trouble.LOST:
+    def _given_up(
+        self, trouble: Trouble, patience: float, error: SQLAlchemyError | None = None
+    ) -> StoreError:
+        if trouble is Trouble.LOST and error is not None:
             return self.backend.explain(error)
         return StoreBusy(
             f"{self.shown}: another process held the lock for more than {patience:g} s; nothing "

@@ -55,7 +55,7 @@ class SqliteBackend(Backend):
         self._kept: KeptConnections | None = None
         # Threads of one process take turns at writing, rather than find the file busy and sleep.
         # An in-memory database lives in one connection, which cannot hold two transactions at all.
-        self._writer = threading.RLock()
+        self._writer = self.turn = threading.RLock()
         self._reader: AbstractContextManager[Any] = (
             self._writer if self.in_memory else nullcontext()
         )

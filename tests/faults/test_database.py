@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,29 @@ def test_c1_locked_beyond_patience_is_a_named_error_in_the_view(
     assert count(app) == 0
     assert app.sweep().claimed == 0
     assert not smtp.messages
+
+
+def test_c1_who_stands_behind_a_more_patient_thread_gives_up_in_time(
+    make_app: Make, smtp: SmtpServer
+) -> None:
+    """A thread that waits in line for the lock is told so when its own patience ends."""
+    app = make_app(smtp.url())
+    app.send()
+    database, turn = app.runtime.database, app.runtime.database.backend.turn
+
+    def is_taken() -> bool:
+        free = turn.acquire(blocking=False)
+        if free:
+            turn.release()
+        return not free
+
+    with ThreadPoolExecutor(1) as threads:
+        with locked(app.folder):
+            patient = threads.submit(database.write, lambda _: "written", patience=60)
+            wait_until(is_taken)
+            with pytest.raises(StoreBusy, match="nothing was written"):
+                database.write(lambda _: None, patience=0.05)
+        assert patient.result(60) == "written"
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
