@@ -21,7 +21,6 @@ import os
 import re
 import time
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
@@ -39,7 +38,7 @@ from ..errors import HandoverRefused
 from ..outcome import Fate, FaultKind, Outcome, ServerNote
 from . import form
 from .base import Call, ProbeStep, Transport
-from .timed_http import Progress, TimedAdapter, current
+from .timed_http import KeptAdapters, Progress, TimedAdapter, current
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +48,11 @@ CONNECT_TIMEOUT = 10.0
 MAX_ANSWER = 1_000_000
 #: Most seconds that a ``Retry-After`` is believed.
 MAX_RETRY_AFTER = 3600.0
-#: A connection unused for longer is not used again: the provider may be closing it just now.
-MAX_IDLE = 20.0
 
 # Bytes at the end of a request that wait for leave to hand over. An ordinary mail without
 # attachments waits as a whole.
 _HELD_BACK = 16384
 _PIECE = 65536
-_MAX_KEPT = 8
 _PROBE_SECONDS = 20.0
 _READ_SIZE = 16384
 _HEADERS = {
@@ -136,7 +132,7 @@ class HttpApiTransport(Transport):
         self.endpoint = endpoint.rstrip("/")
         self._verify: str | bool = cafile or True
         self._connect_timeout = timeout or CONNECT_TIMEOUT
-        self._kept = _Kept()
+        self._kept = KeptAdapters()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} at {_host_of(self.endpoint)}>"
@@ -247,11 +243,11 @@ class HttpApiTransport(Transport):
             body = body.replace(secret.encode(), b"***")
         return Answer(response.status_code, response.headers, body, cut)
 
-    def _connections(self) -> _Kept:
+    def _connections(self) -> KeptAdapters:
         # After a fork the kept connections are the parent's; using one would mix two
         # conversations. Dropping it closes our copy of the descriptor and nothing else.
         if self._kept.pid != os.getpid():
-            self._kept = _Kept()
+            self._kept = KeptAdapters()
         return self._kept
 
     # What came of it
@@ -288,34 +284,6 @@ class HttpApiTransport(Transport):
             reply=answer.status_line() if answer else None,
             phases=dict(progress.phases),
         )
-
-
-class _Kept:
-    """Connections between two requests, each for one user at a time. Belongs to one process."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        # append and pop of a deque need no lock, so a fork cannot copy a locked one.
-        self._idle: deque[tuple[float, TimedAdapter]] = deque()
-
-    def take(self) -> TimedAdapter:
-        try:
-            since, adapter = self._idle.pop()
-        except IndexError:
-            return TimedAdapter(pool_connections=1, pool_maxsize=1)
-        if time.monotonic() - since > MAX_IDLE:
-            adapter.close()
-        return adapter
-
-    def give(self, adapter: TimedAdapter) -> None:
-        if len(self._idle) < _MAX_KEPT:
-            self._idle.append((time.monotonic(), adapter))
-        else:
-            adapter.close()
-
-    def close(self) -> None:
-        while self._idle:
-            self._idle.pop()[1].close()
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

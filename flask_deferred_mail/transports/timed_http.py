@@ -9,9 +9,11 @@ the deadline, and a :class:`Progress` notes what went out. Nothing else of reque
 from __future__ import annotations
 
 import io
+import os
 import socket
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,6 +25,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError
 
 from ..deadline import Deadline
+
+#: Seconds. A connection unused for longer is not used again: the other side may be closing it.
+MAX_IDLE = 20.0
 
 # Small enough that a peer which reads slowly meets the deadline between two writes.
 _WRITE_SIZE = 65536
@@ -74,6 +79,47 @@ class TimedAdapter(HTTPAdapter):
     ) -> None:
         super().init_poolmanager(connections, maxsize, block=block, **pool_kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+
+
+class KeptAdapters:
+    """Connections between two requests, each for one user at a time. Belongs to one process.
+
+    As many as were in use at once: with a smaller number, every second mail of 64 senders had to
+    connect anew, which with TLS takes longer than the mail.
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        # append and pop of a deque need no lock, so a fork cannot copy a locked one.
+        self._idle: deque[tuple[float, TimedAdapter]] = deque()
+
+    def take(self) -> TimedAdapter:
+        """The one that was used last, or a new one."""
+        try:
+            since, adapter = self._idle.pop()
+        except IndexError:
+            return TimedAdapter(pool_connections=1, pool_maxsize=1)
+        if time.monotonic() - since > MAX_IDLE:
+            adapter.close()
+        return adapter
+
+    def give(self, adapter: TimedAdapter) -> None:
+        """Keep it, and close the one that nobody has used for the longest, if that was long."""
+        now = time.monotonic()
+        self._idle.append((now, adapter))
+        try:
+            since, longest = self._idle.popleft()
+        except IndexError:  # others have taken all of them
+            return
+        if now - since > MAX_IDLE:
+            longest.close()
+        else:
+            self._idle.appendleft((since, longest))
+
+    def close(self) -> None:
+        """Close all that are not in use."""
+        while self._idle:
+            self._idle.pop()[1].close()
 
 
 class _Connection(HTTPConnection):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
+from flask_deferred_mail.transports import timed_http
 from flask_deferred_mail.transports.sendcloud import SendCloudTransport
 from tests.support.http_provider import HttpProvider, Reply, accepted_by_sendcloud
 from tests.support.transport_calls import a_letter, fates, send
@@ -43,6 +46,36 @@ def test_threads_do_not_share_a_connection_at_once(sendcloud, provider):
         assert result.address == who
         assert result.provider_message_id.endswith(f"${who}")
     assert provider.connections <= 8
+
+
+def test_all_connections_that_were_in_use_at_once_are_used_again(sendcloud, provider):
+    """Twenty senders at the same time, twice: the second time nobody connects."""
+    for _ in range(2):
+        together = threading.Barrier(20)
+
+        def answer(_request, together=together):
+            together.wait(30)
+            return ACCEPTED
+
+        provider.decide = answer
+        with ThreadPoolExecutor(20) as pool:
+            for sent in [pool.submit(send, sendcloud) for _ in range(20)]:
+                assert fates(sent.result()) == DELIVERED
+    assert provider.connections == 20
+
+
+def test_connections_that_are_needed_no_more_are_closed(monkeypatch):
+    """Those that nobody has used for long, as others are given back."""
+    kept = timed_http.KeptAdapters()
+    adapters = [kept.take() for _ in range(3)]
+    closed = []
+    for adapter in adapters:
+        monkeypatch.setattr(adapter, "close", partial(closed.append, adapter))
+    for adapter in adapters[:2]:
+        kept.give(adapter)
+    monkeypatch.setattr(timed_http, "MAX_IDLE", -1.0)
+    kept.give(adapters[2])
+    assert closed == adapters[:1]
 
 
 def test_a_fork_does_not_share_connections(sendcloud, provider):

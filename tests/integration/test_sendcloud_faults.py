@@ -12,7 +12,7 @@ import pytest
 from flask_deferred_mail.errors import HandoverRefused
 from flask_deferred_mail.letter import Part
 from flask_deferred_mail.outcome import FaultKind, Outcome
-from flask_deferred_mail.transports import http_api
+from flask_deferred_mail.transports import timed_http
 from flask_deferred_mail.transports.sendcloud import SendCloudTransport
 from flask_deferred_mail.transports.timed_http import _Connection
 from tests.support.certificates import certificates
@@ -423,7 +423,7 @@ def test_a_connection_that_rested_for_long_is_not_used_again(sendcloud, provider
     """Providers close idle connections; one that may be closing right now is left alone."""
     provider.default = ACCEPTED
     send(sendcloud)
-    monkeypatch.setattr(http_api, "MAX_IDLE", -1.0)
+    monkeypatch.setattr(timed_http, "MAX_IDLE", -1.0)
     send(sendcloud)
     assert provider.connections == 2
 
