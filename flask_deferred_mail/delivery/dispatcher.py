@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from .. import crashpoints
-from ..errors import StoreError
+from ..errors import ConfigurationError, StoreError
 from ..letter import Letter, Recipient
 from ..store.claims import Claim, Claims, Lease
+from ..transports.combination import leaves_of
 from .attempt import Delivered, Deliverer
 from .leases import Holding, LeaseKeeper, Phase
 from .pool import SenderPool
@@ -83,6 +84,7 @@ class Dispatcher:
         self._after_each = after_each
         self._paused_until = 0.0
         self._ends = threading.Event()
+        self._gathering: dict[str, bool] = {}
         self._pool: SenderPool[Ticket] = SenderPool(
             threads, self._send, "deferred-mail-sender", self.routes.cap, PATIENCE
         )
@@ -115,10 +117,21 @@ class Dispatcher:
         if ticket.holding is not None and not ticket.holding.enqueue():
             # Given back while the response was still going out: claim it like any other.
             ticket = Ticket(ticket.job_id, transport=ticket.transport)
-        if self._pool.submit(ticket.job_id, ticket, ticket.transport):
+        patient = not self._gathers(ticket.transport)
+        if self._pool.submit(ticket.job_id, ticket, ticket.transport, patient=patient):
             return True
         _unqueue([ticket])
         return False
+
+    def _gathers(self, name: str) -> bool:
+        """Whether mails of several threads go together by this transport."""
+        if name not in self._gathering:
+            try:
+                leaves = leaves_of(self.deliverer.tools.transports(name))
+            except ConfigurationError:
+                return False  # its attempt will say so
+            self._gathering[name] = any(leaf.batch for leaf in leaves)
+        return self._gathering[name]
 
     # -- in the sender threads --------------------------------------------------------------
 

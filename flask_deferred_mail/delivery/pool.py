@@ -84,21 +84,21 @@ class SenderPool(Generic[T]):
         self._awaited: list[_Watch] = []
         self._closed = False
 
-    def submit(self, key: Hashable, item: T, lane: str = "") -> bool:
-        """Queue an item under a key of its own.
+    def submit(self, key: Hashable, item: T, lane: str = "", *, patient: bool = True) -> bool:
+        """Queue an item under a key of its own. Not ``patient``: whoever is free takes it.
 
         False: the pool is closed, or no thread can be started.
         """
         with self._lock:
             if self._closed:
                 return False
-            behind = self._patience > 0 and lane in self._pending_in
+            behind = patient and self._patience > 0 and lane in self._pending_in
             # Behind another it only wants somebody who watches over it.
             wanted = not (behind and self._watched)
             enough = self._idle > (0 if behind else len(self._queue))
             if wanted and not enough and self._may_start(lane) and not self._start():
                 return False
-            self._queue.append((key, lane, item, time.monotonic()))
+            self._queue.append((key, lane, item, time.monotonic() if patient else 0.0))
             _more(self._pending_in, lane)
             if wanted and self._idle:
                 self._work_to_do.notify()

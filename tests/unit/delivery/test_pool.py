@@ -198,3 +198,13 @@ def test_items_one_after_the_other_are_all_done(work: Work) -> None:
             assert pool.wait(1, 20)
     assert pool.wait(1, 20)
     assert len(work.started) == 300
+
+
+def test_what_is_not_patient_waits_for_nobody(work: Work) -> None:
+    """Items that several threads are to do together are begun at once, as many as may be."""
+    pool = SenderPool(3, work, "test", patience=600)
+    for n in range(5):
+        assert pool.submit(n, f"a{n}", "a", patient=False)
+    work.wait_for("a0", "a1", "a2")
+    work.gate.set()
+    assert pool.wait(1, 20)
