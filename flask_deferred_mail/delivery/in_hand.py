@@ -12,8 +12,9 @@ import time
 
 #: Seconds of work that should be in hand.
 AHEAD = 0.5
-#: Mails in hand at most, for each sender that has none of its own yet, or together.
-MOST = 128
+#: Mails in hand at most, all senders together; or, where that is more, for each of them. With two
+#: each, 128 senders of a slow server found nothing to do for half of the time.
+MOST, MOST_EACH = 128, 4
 FEWEST = 8
 
 
@@ -23,7 +24,7 @@ class InHand:
     def __init__(self, senders: int) -> None:
         #: Each sender has one, and finds the next one waiting.
         self._least = max(FEWEST, senders * 2)
-        self._greatest = max(MOST, senders * 2)
+        self._greatest = max(MOST, senders * MOST_EACH)
         self.most = max(self._least, min(senders * 4, 64))
         self._done = 0
         self._since = time.monotonic()
