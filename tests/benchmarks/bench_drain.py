@@ -21,7 +21,7 @@ LIMIT = "smtp-source -s 10"
 _POST_OFFICE = "django-post_office, 2 x 5 threads"
 _PREFORK = "Celery prefork -c 2"
 #: Processes and connections of each.
-_WORKERS = ((1, 1), (1, 4), (1, 16), (2, 4), (2, 8))
+_WORKERS = ((1, 1), (1, 16), (2, 4), (2, 16))
 
 
 def run(scope: Scope) -> None:
@@ -42,12 +42,12 @@ def _ours(scope: Scope, stack: ExitStack, sink: Arrivals) -> dict[str, Sender]:
     for kind in here:
         ways = [
             (f"worker {p} x {c}", ("worker", "--processes", p, "--concurrency", c))
-            for p, c in (_WORKERS if kind == "sqlite" else _WORKERS[1:4])
+            for p, c in (_WORKERS if kind == "sqlite" else _WORKERS[1:])
         ]
         if kind == "sqlite":
             ways.append(("sweep, 4 threads", ("sweep", "--concurrency", 4)))
         if scope.quick:
-            ways = [way for way in ways if way[0] in ("worker 1 x 4", "worker 2 x 4")]
+            ways = [way for way in ways if way[0] in ("worker 1 x 16", "worker 2 x 16")]
         for label, command in ways:
             folder = scope.folder / f"{kind} {label}".replace(" ", "-")
             folder.mkdir()
@@ -152,5 +152,5 @@ def _bars(scope: Scope, found: _Found, names: list[str]) -> None:
                 report.at_least("drain-peers", f"{label} / {peer}", ratios, times, "x")
         report.at_most("drain-cpu", label, found.cpu.of(best), 0.4, "ms")
     for name in names:
-        if name.startswith("ours, worker 1 x 16") or (scope.quick and "worker 1 x 4" in name):
+        if name.startswith("ours, worker 1 x 16"):
             report.at_most("memory", name.removeprefix("ours, "), found.memory.of(name), 50, "MiB")
