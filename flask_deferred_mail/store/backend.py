@@ -144,9 +144,14 @@ class Backend(ABC):
     def _change(self, engine: Engine, work: Callable[[Connection, str], Change]) -> Change:
         if self.application_owns:
             raise SchemaError(f"{self.shown}: the tables belong to the application; {_APPLICATION}")
-        with self.writing(engine) as connection:
+        with self.changing(engine) as connection:
             self.take_turn(connection)
             return work(connection, self.shown)
+
+    def changing(self, engine: Engine) -> AbstractContextManager[Connection]:
+        """A transaction for making or upgrading tables. It waits for no :attr:`turn`: whoever has
+        that one may be waiting for the engine to be opened, and so for this transaction."""
+        return self.writing(engine)
 
     def take_turn(self, connection: Connection) -> None:
         """Wait for others that make or upgrade tables, where a transaction that writes is not yet

@@ -160,6 +160,11 @@ class SqliteBackend(Backend):
     def writing(self, engine: Engine) -> AbstractContextManager[Connection]:
         return _Transaction(self, engine, self._writer, "BEGIN IMMEDIATE")
 
+    def changing(self, engine: Engine) -> AbstractContextManager[Connection]:
+        # By an engine of its own, or one that nobody has yet: in memory, too, that is nobody
+        # else's connection.
+        return _Transaction(self, engine, nullcontext(), "BEGIN IMMEDIATE")
+
     def reading(self, engine: Engine) -> AbstractContextManager[Connection]:
         return _Transaction(self, engine, self._reader, "BEGIN")
 

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from flask_deferred_mail import DeferredMail
 from flask_deferred_mail.cli import mail_group
 from flask_deferred_mail.errors import StoreBusy, StoreError
 from flask_deferred_mail.store import database as database_module
+from flask_deferred_mail.store.database import Database
 from tests.support.background import Background
 from tests.support.disk import Disk
 from tests.support.mail_app import MailApp
@@ -109,6 +110,17 @@ def test_c1_who_stands_behind_a_more_patient_thread_gives_up_in_time(
             with pytest.raises(StoreBusy, match="nothing was written"):
                 database.write(lambda _: None, patience=0.05)
         assert patient.result(60) == "written"
+
+
+def test_c1_who_opens_the_database_waits_for_no_writer(tmp_path: Path) -> None:
+    """A writer whose turn it is may be waiting for just that: for the tables to be made."""
+    database = Database(f"sqlite:///{tmp_path / 'fresh.sqlite3'}")
+    with ThreadPoolExecutor(1) as threads, database.backend.turn:
+        first = threads.submit(database.read, lambda _: "read")
+        wait([first], timeout=20)
+        opened = first.done()
+    database.close()
+    assert opened
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
