@@ -148,14 +148,14 @@ class Outcomes:
         patience = min(PATIENCE, *(entry.patience for entry in batch))
         try:
             self._write(batch, patience, shared=True)
-        except (_NotAll, StoreError) as error:
+        except BaseException as error:
+            certain = isinstance(error, (_NotAll, StoreError))
             for entry in batch:
-                entry.in_doubt = isinstance(error, CommitUnknown)
-            return
-        except BaseException:  # this thread is told to stop: in the middle of the commit, maybe
-            for entry in batch:
-                entry.in_doubt = True
-            raise
+                entry.in_doubt = not certain or isinstance(error, CommitUnknown)
+            # A driver may refuse a value: the thread whose mail holds it is to meet that. Whoever
+            # is told to stop (in the middle of the commit, maybe) stops.
+            if not isinstance(error, Exception):
+                raise
 
     def _pass_on(self, batch: list[_Entry]) -> None:
         """Let the next one lead, and wake those whose outcome this one wrote, or could not."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,20 @@ def test_after_a_failure_each_writes_its_own(desk: Desk, pool: ThreadPoolExecuto
     pending = desk.write_all_with([None, StoreBusy("all of them")], pool)
     assert [future.result(30) for future in pending] == [True] * MAILS
     assert desk.sent() == [MAILS, MAILS, MAILS]
+
+
+def test_a_value_that_the_driver_refuses_costs_only_its_own_mail(
+    desk: Desk, pool: ThreadPoolExecutor
+) -> None:
+    """Half of a surrogate pair in one of them: whoever leads writes his own all the same."""
+    strange = desk.claims[5]
+    (recipient,) = strange.recipients
+    desk.claims[5] = strange.with_recipients((replace(recipient, address="\ud800"),))
+    pending = desk.write_all(pool)
+    with pytest.raises(UnicodeEncodeError):
+        pending.pop(5).result(30)
+    assert [future.result(30) for future in pending] == [True] * (MAILS - 1)
+    assert desk.sent() == [MAILS - 1, MAILS - 1, MAILS - 1]
 
 
 def test_an_error_that_stays_is_everybodys_own(desk: Desk, pool: ThreadPoolExecutor) -> None:
