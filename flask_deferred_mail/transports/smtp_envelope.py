@@ -82,7 +82,8 @@ def ahead_of(
     lines = [mail_line(letter.envelope_sender, emails, data, extensions)]
     lines += map(rcpt_line, emails)
     commands = "\r\n".join([*lines, "DATA", ""])
-    if not _ORDINARY.fullmatch(commands):
+    # Lines are counted too: an address that holds the end of one is two good lines to a pattern.
+    if commands.count("\r") != len(emails) + 2 or not _ORDINARY.fullmatch(commands):
         return None
     return Ahead(letter, recipients, data, commands.encode("ascii"))
 
