@@ -168,7 +168,8 @@ class SenderPool(Generic[T]):
             return
         if not self._idle:
             # Who was to watch has taken something: a pool with patience starts no thread before.
-            if self._patience and self._queue and self._may_start(self._queue[0][1]):
+            waiting = self._queue[0] if self._queue else next(iter(self._reserved.values()))
+            if self._patience and self._may_start(waiting[1]):
                 self._start()
         elif (
             # What others have reserved may be taken over; with patience, not at once.

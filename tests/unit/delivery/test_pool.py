@@ -188,6 +188,38 @@ def test_an_item_that_a_thread_takes_next_is_not_kept_by_it_for_long() -> None:
     assert pool.wait(1, 20)
 
 
+def test_what_is_reserved_is_watched_over_when_the_watcher_has_taken_something_else() -> None:
+    """While threads may be started, one is there for what another has reserved."""
+    begun: list[str] = []
+    queued, reserved, gate = threading.Event(), threading.Event(), threading.Event()
+
+    def work(item: str) -> None:
+        begun.append(item)
+        if item == "a0":
+            assert queued.wait(20)
+            assert pool.reserve("a") == "a1"
+            reserved.set()
+        if item != "c0":
+            assert gate.wait(20)
+
+    def threads() -> int:
+        return sum(thread.name.startswith("watched-") for thread in threading.enumerate())
+
+    pool = SenderPool(4, work, "watched", patience=600)
+    fill(pool, "a", 1)
+    wait_until(lambda: begun == ["a0"])
+    fill(pool, "c", 1)
+    assert pool.wait(2, 20)  # the second thread is idle, and will watch over what comes next
+    assert pool.submit("a1", "a1", "a")
+    queued.set()
+    assert reserved.wait(20)
+    fill(pool, "b", 1)
+    wait_until(lambda: "b0" in begun and threads() == 3)
+    gate.set()
+    assert pool.wait(1, 20)
+    pool.close()
+
+
 def test_items_one_after_the_other_are_all_done(work: Work) -> None:
     """No wake-up is lost between threads that take turns at two lanes."""
     work.gate.set()
