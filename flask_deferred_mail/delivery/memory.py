@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from contextlib import suppress
@@ -23,7 +22,9 @@ def share_heaps() -> None:
     megabytes. It is what ``MALLOC_ARENA_MAX=2`` in the environment does, from within; where the
     C library is another one, nothing happens.
     """
-    with suppress(OSError, AttributeError, TypeError):
+    with suppress(ImportError, OSError, AttributeError, TypeError):
+        import ctypes  # a Python that was built without libffi has none
+
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
 
 

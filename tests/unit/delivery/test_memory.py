@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,12 @@ def test_the_c_library_is_told_to_share_its_heaps(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: library)
     memory.share_heaps()
     assert told == [(-8, 2)]
+
+
+def test_a_python_without_ctypes_is_left_as_it_is(monkeypatch):
+    """One that was built without libffi runs a worker all the same."""
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    memory.share_heaps()
 
 
 @pytest.mark.parametrize("error", [OSError, TypeError, AttributeError])
