@@ -106,10 +106,11 @@ class SmtpConnection:
         self.written = 0
         while self.written < len(view):
             try:
-                deadline.remaining()
-                self.written += self._socket.send(view[self.written : self.written + _CHUNK])
-            except NOT_READY as error:
-                wait_for(self._socket, deadline.left(), room=needs_room(error, writing=True))
+                left = deadline.remaining()
+                try:
+                    self.written += self._socket.send(view[self.written : self.written + _CHUNK])
+                except NOT_READY as error:
+                    wait_for(self._socket, left, room=needs_room(error, writing=True))
             except OSError as error:
                 raise Broken(_describe(error, "the server stopped reading")) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import ssl
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from flask_deferred_mail.deadline import Deadline
+from flask_deferred_mail.transports import smtp_connection
+from flask_deferred_mail.transports.smtp_connection import Broken, SmtpConnection
 from flask_deferred_mail.transports.smtp_waiting import NOT_READY, needs_room, wait_for
 
 
@@ -61,3 +65,19 @@ def test_tls_says_itself_what_it_waits_for(writing: bool) -> None:
     assert needs_room(BlockingIOError(), writing=writing) is writing
     assert needs_room(ssl.SSLWantWriteError(), writing=writing) is True
     assert needs_room(ssl.SSLWantReadError(), writing=writing) is False
+
+
+def test_a_wait_that_the_system_refuses_breaks_the_conversation(monkeypatch) -> None:
+    """Reading and writing alike end as on a bad line, so the caller knows how far they came."""
+
+    def refuse(*_how, **_named) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(smtp_connection, "wait_for", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = SmtpConnection(socket.create_connection(server.getsockname()), "localhost")
+        with pytest.raises(Broken, match="allocate"):
+            connection.write(b"x" * 50_000_000, Deadline.after(10))
+        with pytest.raises(Broken, match="allocate"):
+            connection.read_reply(Deadline.after(10))
+        connection.hang_up()
