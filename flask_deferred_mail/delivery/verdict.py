@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from ..cleaning import clean
 from ..job import JobRecipient, JobStatus, RecipientStatus, ended_status
 from ..outcome import Fate, RecipientResult, ServerNote
 from ..retry import backoff, unknown_delay
@@ -119,22 +120,30 @@ def _after(
     if decided or result.fate is Fate.UNTRIED:
         return entry
     unknown = result.fate is Fate.UNKNOWN
+    # A transport of another package may hand on what a server said as it came.
+    detail, number = _kept(result.detail), _kept(result.provider_message_id or "")
     if result.fate is Fate.DEFERRED and entry.status is RecipientStatus.UNKNOWN:
         # This try did not reach anybody, but the one before may have: the status stays. The key
         # stays too, unless an answer said "not sent" to it.
-        return replace(entry, detail=result.detail, doubt=None if answered else entry.doubt)
+        return replace(entry, detail=detail, doubt=None if answered else entry.doubt)
     return JobRecipient(
         entry.address,
         entry.kind,
         _STATUS_OF[result.fate],
-        result.detail,
-        result.provider_message_id or entry.provider_message_id,
+        detail,
+        number or entry.provider_message_id,
         entry.name,
         unknowns=entry.unknowns + unknown,
         doubt=call_key if unknown else None,
         doubted_at=doubted_at if unknown else None,
         doubted_by=member if unknown else None,
     )
+
+
+def _kept(text: str) -> str:
+    """Text that any database takes: of NUL or half a character, some would keep the whole outcome
+    from being written, and the mail would be sent again."""
+    return text if text.isprintable() else clean(text)
 
 
 def without_late_doubts(

@@ -11,12 +11,12 @@ from collections import deque
 
 from sqlalchemy import Connection, Engine, event
 
-#: Idle connections kept at most; more are given back to the pool.
-MOST = 16
-
 
 class KeptConnections:
     """Idle connections of one engine; each belongs to one user at a time."""
+
+    #: Idle connections kept at most; more are given back to the pool.
+    most = 16
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -40,7 +40,7 @@ class KeptConnections:
         if connection.in_transaction():
             # SQLAlchemy's notion of one: the driver is in AUTOCOMMIT.
             connection.rollback()
-        if self._closed or connection.invalidated or len(self._idle) >= MOST:
+        if self._closed or connection.invalidated or len(self._idle) >= self.most:
             connection.close()
         else:
             self._idle.append(connection)

@@ -314,6 +314,9 @@ def _bound_lock_waits(connection: Any, _record: object) -> None:
 class AutocommitConnections(KeptConnections):
     """Kept connections on which each statement is its own transaction."""
 
+    #: Beside those of the pool. A server has a process for each, and lets in a hundred or so.
+    most = 4
+
     def take(self) -> Connection:
         connection = super().take()
         if _is_fresh(connection.info) or self._is_alive(connection):

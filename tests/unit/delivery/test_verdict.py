@@ -259,3 +259,14 @@ def test_a_death_while_handing_over_holds_what_must_not_go_twice() -> None:
 def test_nothing_stands_against_a_fresh_mail() -> None:
     """The usual case: go on."""
     assert before_attempt(a_claim(), POLICY, NOW, COURSE) is None
+
+
+def test_words_of_another_package_are_made_fit_for_any_database() -> None:
+    """NUL and half a character would keep the outcome of the whole mail from being written."""
+    result = RecipientResult(
+        "a@x.test", Fate.ACCEPTED, "250 fine\x00", provider_message_id="\ud800 7\n"
+    )
+    (entry,) = apply((JobRecipient("a@x.test", "to"),), [result], "key", True, NOW)
+    assert entry.status is RecipientStatus.SENT
+    assert entry.detail == "250 fine\N{REPLACEMENT CHARACTER}"
+    assert entry.provider_message_id == "\N{REPLACEMENT CHARACTER} 7"
