@@ -133,11 +133,7 @@ class SmtpTransport(Transport):
         :raises HandoverRefused: from ``call.hand_over``.
         """
         pool = self._pool()
-        idle = pool.take()
-        if idle is not None and idle.ahead and not idle.ahead.is_of(call.letter, call.recipients):
-            # It waits for the body of another mail, which is not coming.
-            idle.hang_up()
-            idle = pool.take()
+        idle = _take_for(call, pool)
         data = (
             idle.ahead.data
             if idle is not None and idle.ahead
@@ -290,3 +286,14 @@ def from_plan(plan: Plan) -> SmtpTransport:
         timeout=plan.timeout,
         signer=signer_of(plan.dkim),
     )
+
+
+def _take_for(call: Call, pool: IdleConnections) -> SmtpConnection | None:
+    """An idle connection that is to have this mail next, or waits for none in particular."""
+    while (idle := pool.take()) is not None:
+        if idle.ahead is None or idle.ahead.is_of(call.letter, call.recipients):
+            return idle
+        # It waits for the body of another mail, which is not coming. So may the next one do: each
+        # thread that has ended can have left one.
+        idle.hang_up()
+    return None

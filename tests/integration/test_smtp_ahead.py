@@ -59,6 +59,35 @@ def test_another_mail_than_announced_takes_another_connection() -> None:
         smtp.close()
 
 
+def test_connections_that_wait_for_mails_of_ended_threads_get_no_other_mail() -> None:
+    """However many of them there are, none is used: else an announced mail would go out again, and
+    the one that was to be sent would count as sent."""
+    mail = a_letter(ANN, subject="mail")
+    both_sent = threading.Barrier(2)
+    with SmtpServer() as server:
+        smtp = client(server)
+
+        def send(number: int) -> None:
+            first, next_one = (a_letter(BOB, subject=f"{s} {number}") for s in ("first", "next"))
+            call = announcing(first, next_one)
+
+            def hand_over() -> None:
+                both_sent.wait(10)  # each has a connection of its own by now
+                call.hand_over()
+
+            smtp.send(replace(call, hand_over=hand_over))
+
+        threads = [threading.Thread(target=send, args=(number,)) for number in (1, 2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert fates(smtp.send(a_call(mail))) == {ANN: "accepted"}
+        subjects = [str(m.parsed["Subject"]) for m in server.messages]
+        assert sorted(subjects) == ["first 1", "first 2", "mail"]
+        smtp.close()
+
+
 def test_the_same_mail_to_fewer_is_another_mail() -> None:
     """Somebody who was announced has been suppressed since: he is not mailed."""
     first, both = a_letter(ANN), a_letter(ANN, BOB, subject="both")
