@@ -16,6 +16,8 @@ AHEAD = 0.5
 #: each, 128 senders of a slow server found nothing to do for half of the time.
 MOST, MOST_EACH = 128, 4
 FEWEST = 8
+#: Bytes of mail, for each that may be in hand, of which the text is read together with others'.
+ORDINARY = 8 * 1024
 
 
 class InHand:
@@ -26,6 +28,8 @@ class InHand:
         self._least = max(FEWEST, senders * 2)
         self._greatest = max(MOST, senders * MOST_EACH)
         self.most = max(self._least, min(senders * 4, 64))
+        #: Bytes of text to read at once, so that senders need not read mail by mail.
+        self.room = self._greatest * ORDINARY
         self._done = 0
         self._since = time.monotonic()
 

@@ -297,7 +297,8 @@ class Sweep:
         if len(holdings) < 2:
             return
         try:
-            contents = self.deliverer.store.contents(holding.claim for holding in holdings)
+            claims = [holding.claim for holding in holdings]
+            contents = self.deliverer.store.contents(claims, self._in_hand.room)
         except StoreError as error:
             log.warning("%d mails could not be read together: %s", len(holdings), error)
             return

@@ -201,13 +201,13 @@ class JobStore:
         )
         return None if row is None else job_from(row)
 
-    def contents(self, claims: Iterable[Claim]) -> dict[int, str]:
-        """The stored text of as many of these mails as fit into a page, by their numbers, for
-        :meth:`load`. One statement; attachments are not in it.
+    def contents(self, claims: Iterable[Claim], room: int) -> dict[int, str]:
+        """The stored text of as many of these mails as fit into ``room`` bytes, by their numbers,
+        for :meth:`load`. One statement; attachments are not in it.
 
         :raises StoreError: the database cannot be read.
         """
-        page, room = [], PAGE
+        page = []
         for claim in claims:
             if claim.size <= room:
                 room -= claim.size
@@ -376,9 +376,6 @@ class JobStore:
             self.ring()
         return reopened
 
-
-#: Bytes of mail of which the text is read at once. What is larger is read when its turn comes.
-PAGE = 1_000_000
 
 _PAYLOADS = select(jobs.c.id, jobs.c.payload).where(
     jobs.c.id.in_(bindparam("jobs_", expanding=True))

@@ -179,7 +179,7 @@ _SUSPECTS = _by(
 
 
 def _read(statement: Prepared, connection: Connection, values: dict[str, Any]) -> list[Any]:
-    return [Due._make(row) for row in statement.rows(connection, values)]
+    return [Due._make(row) for row in statement.rows_at_once(connection, values)]
 
 
 def suspects(connection: Connection, transport: str, limit: int, until: float) -> list[Any]:
