@@ -18,6 +18,7 @@ from .app_mail import AppMail
 from .cleaning import clean
 from .cli_command import (
     EXIT_USAGE,
+    Amount,
     command,
     ids_argument,
     json_option,
@@ -173,13 +174,13 @@ def release(mail: AppMail, ids: tuple[int, ...], as_sent: bool, yes: bool, as_js
 @command("purge")
 @click.option(
     "--days",
-    type=click.FloatRange(min=0),
+    type=Amount(min=0),
     metavar="N",
     help="Delete mails that ended longer ago than this.",
 )
 @click.option(
     "--bodies-days",
-    type=click.FloatRange(min=0),
+    type=Amount(min=0),
     metavar="N",
     help="Delete body and attachments of mails that ended longer ago than this.",
 )

@@ -6,6 +6,7 @@ Errors go to stderr, what was asked for to stdout; with ``--json`` nothing else 
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
@@ -48,6 +49,23 @@ class Refused(click.ClickException):
     """What was asked for cannot be done."""
 
     exit_code = EXIT_USAGE
+
+
+class Amount(click.FloatRange):
+    """A number within bounds. ``nan`` is within none, though it compares as beyond none: asked to
+    delete what is older than that many days, PostgreSQL would find everything older."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number.
+
+        :raises click.BadParameter: it is none, or beyond the bounds.
+        """
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 def command(name: str) -> Callable[[Callable[..., None]], click.Command]:

@@ -23,6 +23,7 @@ from .cleaning import clean
 from .cli_command import (
     EXIT_FAULT,
     EXIT_USAGE,
+    Amount,
     command,
     id_argument,
     json_option,
@@ -42,12 +43,15 @@ from .store.inspection import Inspection
 from .store.sightings import Sightings
 from .transport_report import transport_reports
 
+#: Most mails that `list` shows.
+MOST_LISTED = 1_000_000
+
 
 @command("status")
 @json_option
 @click.option(
     "--max-age",
-    type=click.FloatRange(min=0),
+    type=Amount(min=0),
     metavar="SECONDS",
     help="Exit with 2 if due mail is older than this.",
 )
@@ -87,7 +91,7 @@ def status(mail: AppMail, as_json: bool, max_age: float | None, max_pending: int
 @click.option("--key", help="Only mail recorded under this key.")
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_LISTED),
     default=50,
     metavar="N",
     show_default=True,

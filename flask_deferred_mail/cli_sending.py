@@ -13,6 +13,7 @@ from .app_mail import AppMail
 from .cleaning import clean
 from .cli_command import (
     EXIT_MAIL_FAILED,
+    Amount,
     clean_stdout,
     command,
     json_option,
@@ -48,7 +49,7 @@ MOST_THREADS = 32
 )
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=Amount(min=0),
     default=0.0,
     metavar="SECONDS",
     help="Go on for so long, as mails become due.",

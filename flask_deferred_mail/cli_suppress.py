@@ -16,7 +16,17 @@ from . import cli_output as output
 from .address import parse_address
 from .app_mail import AppMail
 from .cleaning import clean
-from .cli_command import EXIT_USAGE, Refused, command, json_option, leave, print_json, say, warn
+from .cli_command import (
+    EXIT_USAGE,
+    Amount,
+    Refused,
+    command,
+    json_option,
+    leave,
+    print_json,
+    say,
+    warn,
+)
 from .errors import MessageError
 from .job import moment
 from .moments import instant
@@ -60,7 +70,7 @@ _tag_option = click.option("--tag", metavar="TAG", help="Only mail with this tag
 @click.option("--reason", type=_reason, default="manual", show_default=True, help="Why.")
 @click.option(
     "--expires",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(min=0, min_open=True),
     metavar="DAYS",
     help="For so long. Without it: hard_bounce 90 days, unknown_user 30, the rest for good.",
 )

@@ -10,7 +10,7 @@ import sys
 import click
 
 from .app_mail import AppMail
-from .cli_command import Refused, command, leave
+from .cli_command import Amount, Refused, command, leave
 from .delivery.supervisor import Post, Supervisor
 from .delivery.worker import Duty, Limits, Worker
 from .sd_notify import ServiceManager
@@ -50,7 +50,7 @@ JITTER = 0.1
 )
 @click.option(
     "--max-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(min=0, min_open=True),
     metavar="S",
     help="Replace a process after so many seconds.",
 )
@@ -62,7 +62,7 @@ JITTER = 0.1
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Amount(min=0),
     default=25,
     metavar="SECONDS",
     show_default=True,

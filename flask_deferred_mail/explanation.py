@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from .cleaning import clean
 from .cli_output import counted, duration, when
 from .job import Job, JobRecipient, JobStatus, RecipientStatus
+from .moments import LATEST
 from .settings import Settings
 from .store.inspection import Standing
 from .store.reports import LoggedAttempt, Sighting
@@ -240,7 +241,8 @@ def _limits(evidence: Evidence) -> Iterator[str]:
     standing, settings = evidence.standing, evidence.settings
     most = standing.max_attempts or settings.max_attempts
     ends = settings.give_up_after - standing.first_due_ago
-    at = when(evidence.now.astimezone(UTC) + timedelta(seconds=ends))
+    # A mail for the year 9999 is given up after the last day that there is.
+    at = when(datetime.fromtimestamp(min(evidence.now.timestamp() + ends, LATEST), UTC))
     yield f"{standing.spent} of {most} attempts are used; it is given up at {at} at the latest."
     if standing.expires_in is not None:
         yield f"It expires in {duration(standing.expires_in)}."

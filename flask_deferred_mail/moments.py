@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from .characters import shown
 from .errors import MessageError
 
-# The last second of the year 9999: what a datetime, a header and every database can hold.
-_LATEST = 253_402_300_799.0
+#: The last second of the year 9999: what a datetime, a header and every database can hold.
+LATEST = 253_402_300_799.0
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = (
@@ -98,7 +98,7 @@ def _finite(value: float, field: str) -> float:
 
 def _in_reach(value: float, field: str) -> float:
     seconds = _finite(value, field)
-    if not 0 <= seconds <= _LATEST:
+    if not 0 <= seconds <= LATEST:
         raise MessageError(
             field, "lies outside the years 1970 to 9999; numbers are seconds, not milliseconds"
         )

@@ -14,7 +14,7 @@ from hashlib import sha256
 #: Under this name it travels as metadata (at most 20 characters: Postmark takes no more).
 NAME = "deferred-mail-job"
 
-_FORM = re.compile(r"([1-9][0-9]{0,18})-([0-9a-f]{16})")
+_FORM = re.compile(r"([1-9][0-9]{0,17})-([0-9a-f]{16})")
 
 
 def reference(job_id: int, message_id: str) -> str:

@@ -26,7 +26,7 @@ from ..job import (
 )
 from .database import Database
 from .dialect import now, read_now
-from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
+from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json, require_number
 from .schema import jobs
 from .statements import overdue
 from .waking import Bell
@@ -104,6 +104,8 @@ class Changes:
         return self.database.write(work)
 
     def _change(self, job_id: int, change: Callable[[Any], Change]) -> Job:
+        require_number(job_id)
+
         def work(connection: Connection) -> Job:
             row = connection.execute(
                 select(

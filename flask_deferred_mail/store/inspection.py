@@ -19,7 +19,7 @@ from .backend import Backend, Setup
 from .database import Database
 from .dialect import now, read_now
 from .payload import FORMAT, SEALED
-from .rows import JOB_COLUMNS, job_from
+from .rows import JOB_COLUMNS, job_from, require_number
 from .schema import SCHEMA_VERSION, jobs, meta
 from .sealing import BEGINNING, key_id_of
 
@@ -152,6 +152,7 @@ class Inspection:
 
         :raises JobNotFound: there is no such mail.
         """
+        require_number(job_id)
         query = select(
             *JOB_COLUMNS,
             (jobs.c.due_at - now()).label("due_in"),

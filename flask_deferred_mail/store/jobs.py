@@ -28,7 +28,7 @@ from .limits import Purse
 from .outcomes import OUTCOME_PATIENCE, Outcomes
 from .prepared import Prepared
 from .refusals import Refusals
-from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json
+from .rows import JOB_COLUMNS, job_from, recipients_from, recipients_json, require_number
 from .schema import blobs, jobs
 from .sealing import Opener, Seals
 from .statements import Verdict
@@ -185,6 +185,7 @@ class JobStore:
 
         :raises JobNotFound: there is none.
         """
+        require_number(job_id)
         row = self.database.read(
             lambda c: c.execute(select(*JOB_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..errors import JobNotFound
 from ..job import Job, JobRecipient, JobStatus, RecipientStatus, moment
 from ..letter import Recipient
 from .schema import jobs
@@ -32,6 +33,15 @@ JOB_COLUMNS = (
     jobs.c.key,
     jobs.c.tenant,
 )
+
+
+def require_number(job_id: int) -> None:
+    """Look up only what a row can have as its number: SQLite's driver raises at the rest.
+
+    :raises JobNotFound: no mail can have it.
+    """
+    if isinstance(job_id, int) and job_id >= 2**63:
+        raise JobNotFound(f"there is no mail {job_id}")
 
 
 def job_from(row: Any) -> Job:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
+from ..moments import instant, span
 from ..suppression import LIFETIME, Mailing, Reason, Suppression, decisive, folded, suppression
 from .database import Database
 from .dialect import insert_or_ignore, read_now, upsert
@@ -143,7 +144,10 @@ class Suppressions:
         entry = suppression(
             address, reason, domain=domain, tenant=tenant, tag=tag, detail=detail, source=source
         )
-        seconds = LIFETIME.get(entry.reason) if expires_in is None else expires_in
+        seconds = LIFETIME.get(entry.reason)
+        if expires_in is not None:
+            seconds = span(expires_in, "expires_in")
+            instant(time.time() + seconds, "expires_in")  # a year that can be shown
         self.put([entry], seconds)
         return next((e for e in self.of(entry.address) if e.digest == entry.digest), entry)
 

@@ -216,6 +216,14 @@ def test_an_entry_that_cannot_be_is_refused(address: str, fields: dict[str, Any]
         suppression(address, **{"reason": "manual"} | fields)
 
 
+@pytest.mark.parametrize("seconds", [-1.0, 1e18, float("inf"), float("nan")])
+def test_an_end_that_no_calendar_has_is_refused(office: Office, seconds: float) -> None:
+    """Before it is stored: the list could not be shown any more."""
+    with pytest.raises(MessageError, match="expires_in"):
+        office.list.add(ANN, expires_in=seconds)
+    assert office.list.of(ANN) == []
+
+
 # -- refusals -----------------------------------------------------------------------------------
 
 

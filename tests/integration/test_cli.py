@@ -277,7 +277,8 @@ def test_show_has_recipients_and_attempts(shop, server):
 def test_mail_that_is_not_there(shop):
     """Looking at it is wrong usage, told in a sentence."""
     for command in ("show", "explain", "cancel", "retry", "hold", "release"):
-        assert "there is no mail 99" in shop(command, 99, code=2).stderr
+        for number in (99, 2**63, 10**30):  # the last two are no number of a row in any database
+            assert f"there is no mail {number}" in shop(command, number, code=2).stderr
 
 
 # -- changes -----------------------------------------------------------------------------------
@@ -367,6 +368,8 @@ def test_what_is_being_sent_cannot_be_cancelled(shop):
         ("sweep", "--concurrency", "0"),
         ("list", "--status", "lost"),
         ("list", "--to", "nobody"),
+        ("list", "--limit", str(2**63)),
+        ("suppress", "add", "ann@example.com", "--expires", "1e18"),
         ("purge",),
         ("test",),
         ("no-such-command",),
@@ -395,6 +398,8 @@ def test_explain_names_what_keeps_a_mail(shop, make_shop):
     kept = dead.record("ann@example.com")
     dead("sweep")
     assert "Its transport 'default' rests for" in dead("explain", kept).stdout
+    last = shop.record("ann@example.com", send_at="9999-12-31T23:59:00Z")
+    assert "given up at 9999-12-31 23:59:59Z at the latest" in shop("explain", last).stdout
 
 
 def test_purge_deletes_what_has_ended_and_only_that(shop):

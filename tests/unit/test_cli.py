@@ -102,6 +102,22 @@ def test_every_command_has_help_and_examples_that_parse(name):
         command.make_context(name, given[len(words) :])
 
 
+def test_what_is_no_number_is_within_no_bounds():
+    """`nan` is below no bound and above none, and nothing would ever be older than that."""
+    numbers = {
+        f"{name} {option.opts[0]}": option
+        for name, command in ALL.items()
+        for option in command.params
+        if isinstance(option.type, click.types._NumberRangeBase)
+    }
+    assert {"sweep --wait", "worker --grace", "purge --days", "suppress add --expires"} <= set(
+        numbers
+    )
+    for option in numbers.values():
+        with pytest.raises(click.BadParameter):
+            option.type.convert("nan", option, None)
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_option_says_what_it_does(name):
     """No option without a help text, and the contract's options are all there."""
