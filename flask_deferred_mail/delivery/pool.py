@@ -155,12 +155,26 @@ class SenderPool(Generic[T]):
 
     def _wait_for_work(self) -> None:
         """Wait to be called; or, one thread at a time, until what waits has waited for long."""
-        if not self._patience or self._watched or not (self._queue or self._reserved):
+        pause = None if self._watched else self._time_until_old()
+        if pause is None:
             self._work_to_do.wait()
             return
         self._watched = True
-        self._work_to_do.wait(self._patience)
+        self._work_to_do.wait(pause)
         self._watched = False
+
+    def _time_until_old(self) -> float | None:
+        """Seconds until a free thread may take something for no other reason than that it has
+        waited for long; ``None``: that alone lets nobody take anything.
+
+        While no thread is to spare, or all of a lane that may be are in work, it is for those who
+        are at work to take what waits, or to call: who looked now and then would wake for nothing.
+        """
+        if not self._patience or not self._has_spare_thread:
+            return None
+        waiting = self._queue or self._reserved.values()
+        since = [since for _, lane, _, since in waiting if not self._is_full(lane)]
+        return max(0.0, min(since) - self._long_ago) if since else None
 
     def _call_another(self) -> None:
         """Wake a thread for what waits: to take it, or to watch over it."""
@@ -174,7 +188,7 @@ class SenderPool(Generic[T]):
         elif (
             # What others have reserved may be taken over; with patience, not at once.
             (not self._queue and not self._patience)
-            or (self._patience and not self._watched)
+            or (not self._watched and self._time_until_old() is not None)
             or self._next() is not None
         ):
             self._work_to_do.notify()

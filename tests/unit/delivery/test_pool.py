@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -217,6 +219,88 @@ def test_what_is_reserved_is_watched_over_when_the_watcher_has_taken_something_e
     wait_until(lambda: "b0" in begun and threads() == 3)
     gate.set()
     assert pool.wait(1, 20)
+    pool.close()
+
+
+class Watched(SenderPool[str]):
+    """Notes for how long its idle threads mean to wait, each time that they do."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.waits: list[float | None] = []
+        wait = self._work_to_do.wait
+
+        def noted(timeout: float | None = None) -> bool:
+            self.waits.append(timeout)
+            return wait(timeout)
+
+        self._work_to_do.wait = noted  # type: ignore[method-assign]
+
+
+def test_nobody_looks_now_and_then_at_what_a_full_lane_keeps_back(work: Work) -> None:
+    """A thread that is free waits to be called, not for a time, and then it is."""
+    pool = Watched(3, work, "test", {"a": 1}.get, patience=0.001)
+    fill(pool, "a", 3)
+    work.wait_for("a0")
+    wait_until(lambda: len(pool.waits) > 0)
+    assert pool.submit("b0", "b0", "b")  # another lane's is taken meanwhile
+    work.wait_for("a0", "b0")
+    assert set(pool.waits) == {None}
+    assert len(pool.waits) <= 4  # one for each that came
+    work.gate.set()
+    assert pool.wait(1, 20)
+    assert work.started == ["a0", "b0", "a1", "a2"]
+
+
+def test_nobody_looks_now_and_then_while_no_thread_is_to_spare(work: Work) -> None:
+    """What waits behind all threads of its lane is theirs, though another lane's thread is idle."""
+
+    def a_stands_still(item: str) -> None:
+        if item.startswith("a"):
+            work(item)
+        else:
+            work.started.append(item)
+
+    pool = Watched(2, a_stands_still, "test", patience=0.001)
+    fill(pool, "a", 2)
+    work.wait_for("a0", "a1")
+    fill(pool, "b", 1)
+    assert pool.wait(3, 20)
+    fill(pool, "c", 1)  # as what follows, it wakes the thread that has done b's
+    assert pool.wait(3, 20)
+    assert pool.submit("a2", "a2", "a")
+    assert pool.submit("a3", "a3", "a")
+    wait_until(lambda: len(pool.waits) > 1 and pool.waits[-1] is None)
+    seen = len(pool.waits)
+    fill(pool, "d", 1)
+    assert pool.wait(5, 20)
+    wait_until(lambda: len(pool.waits) > seen and pool.waits[-1] is None)
+    work.gate.set()
+    assert pool.wait(1, 20)
+    assert sorted(work.started) == ["a0", "a1", "a2", "a3", "b0", "c0", "d0"]
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.0005, 600.0])
+def test_nothing_is_left_that_can_be_taken(patience: float) -> None:
+    """Lanes with caps, items that are reserved, written off, or come while others stand still:
+    all of them are done, whoever waits for whom."""
+    chance = random.Random(7)
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        if item % 5 == 0:
+            pool.reserve("abc"[item % 3])
+        if item % 11 == 0:
+            sum(range(50_000))  # longer than the patience, for others to come in between
+        done.append(item)
+
+    pool: SenderPool[int] = SenderPool(3, work, "test", {"a": 1, "b": 2}.get, patience)
+    for item in range(1_000):
+        assert pool.submit(item, item, "abc"[item % 3], patient=chance.random() < 0.9)
+        if chance.random() < 0.02:
+            assert pool.wait(chance.randrange(1, 5), 20)
+    assert pool.wait(1, 20)
+    assert sorted(done) == list(range(1_000))
     pool.close()
 
 
