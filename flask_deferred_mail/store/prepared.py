@@ -269,7 +269,7 @@ def run_sql(
         cursor = _cursor(connection)
         cursor.execute(sql, parameters)
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _explained(connection, sql, cursor, error) from error
+        raise explained(connection, sql, cursor, error) from error
     return cursor
 
 
@@ -280,7 +280,7 @@ def run_sql_for_each(connection: Connection, sql: str, rows: Sequence[Sequence[A
         cursor = _cursor(connection)
         cursor.executemany(sql, rows)
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _explained(connection, sql, cursor, error) from error
+        raise explained(connection, sql, cursor, error) from error
     return cursor
 
 
@@ -289,7 +289,7 @@ def _cursor(connection: Connection) -> Any:
     return driver.cursor()
 
 
-def _explained(connection: Connection, sql: str, cursor: Any, error: Any) -> Any:
+def explained(connection: Connection, sql: str, cursor: Any, error: Any) -> Any:
     """What the driver raised, as SQLAlchemy would raise it."""
     dialect = connection.dialect
     lost = dialect.is_disconnect(error, connection.connection, cursor)

@@ -34,9 +34,8 @@ from sqlalchemy import (
 
 from ..job import ENDED, JobStatus
 from .dialect import now, upsert
-from .prepared import run_sql
 from .schema import attempts, jobs, recipients
-from .server_text import ServerText
+from .server_calls import CallText
 
 # Made once: json.dumps would make one per call.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -64,7 +63,7 @@ def write_outcomes(
     """
     text = _text_for(connection)
     values = {"rows_": _encode(rows), "indexed_": _encode(indexed), "count_": len(rows)}
-    return {n for (n,) in run_sql(connection, text.sql, text.parameters(values)).fetchall()}
+    return text.numbers(connection, values)
 
 
 def _given(parameter: str, name: str, *columns: Any) -> Any:
@@ -124,12 +123,12 @@ def _statement() -> Any:
     return select(changed.c.n).add_cte(logged.cte("logged"), indexed.cte("indexed"))
 
 
-_texts: dict[str, ServerText] = {}
+_texts: dict[str, CallText] = {}
 
 
-def _text_for(connection: Connection) -> ServerText:
+def _text_for(connection: Connection) -> CallText:
     """The statement, put together once for each driver."""
     dialect = connection.dialect
     if dialect.driver not in _texts:
-        _texts[dialect.driver] = ServerText(_statement().compile(dialect=dialect))
+        _texts[dialect.driver] = CallText(_statement().compile(dialect=dialect))
     return _texts[dialect.driver]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ ENDS = [
 class Desk:
     """Mails in hand, and what the database holds of them."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, in_thread: bool = False) -> None:
+        #: Outcomes are written as a worker's sender threads write them.
+        self.in_thread = in_thread
         self.database = Database(url)
         self.database.create()
         self.jobs = JobStore(self.database)
@@ -56,8 +59,15 @@ class Desk:
             for claim, verdict in zip(self.claims, verdicts, strict=True)
         ]
         writer = self.jobs._outcomes
-        writer._together(batch)
+        self._in_its_thread(lambda: writer._together(batch))
         return [writer._alone(e) if e.written is None else e.written for e in batch]
+
+    def _in_its_thread(self, work: Callable[[], None]) -> None:
+        if not self.in_thread:
+            work()
+            return
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(work).result()
 
     def rows(self) -> list[list[dict[str, Any]]]:
         """The three tables, without what another run of this test would have otherwise."""
@@ -100,23 +110,27 @@ def _verdicts(desk: Desk) -> list[Verdict]:
 
 
 @contextmanager
-def _desk(kind: str, folder: Path) -> Iterator[Desk]:
+def _desk(kind: str, folder: Path, *, in_thread: bool = False) -> Iterator[Desk]:
     with fresh_database(kind, folder) as url:
-        desk = Desk(url)
+        desk = Desk(url, in_thread=in_thread)
         yield desk
         desk.database.close()
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    with _desk("postgresql", tmp_path) as desk:
+@pytest.fixture(params=[False, True], ids=["main", "thread"])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
+    """Used from the main thread, and from another, where libpq itself is asked."""
+    with _desk("postgresql", tmp_path, in_thread=request.param) as desk:
         yield desk
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DATABASES if kind != "sqlite"])
-def test_every_kind_of_end_is_written_as_elsewhere(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_thread", [False, True], ids=["main", "thread"])
+def test_every_kind_of_end_is_written_as_elsewhere(
+    kind: str, in_thread: bool, tmp_path: Path
+) -> None:
     """The rows of one statement are those that SQLite's statements write, one by one."""
-    with _desk("sqlite", tmp_path) as expected, _desk(kind, tmp_path) as desk:
+    with _desk("sqlite", tmp_path) as expected, _desk(kind, tmp_path, in_thread=in_thread) as desk:
         assert expected.write(_verdicts(expected)) == desk.write(_verdicts(desk)) == [True] * MAILS
         assert desk.rows() == expected.rows()
         for ours, theirs in zip(desk.times(), expected.times(), strict=True):
