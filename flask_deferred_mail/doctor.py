@@ -275,8 +275,8 @@ def _resting(topic: str, state: TransportState) -> Finding:
 def _probed(runtime: Runtime, name: str, topic: str) -> Iterator[Finding]:
     try:
         for step in runtime.transport(name).probe():
-            level = Level.OK if step.ok else Level.FAIL
-            advice = "" if step.ok else _ADVICE.get(step.name, "")
+            level = Level.FAIL if not step.ok else Level.WARN if step.advice else Level.OK
+            advice = step.advice if step.ok else _ADVICE.get(step.name, "")
             yield Finding(level, topic, clean(f"{step.name}: {step.detail}"), advice)
     except ConfigurationError as error:
         yield Finding(Level.FAIL, topic, clean(str(error), 1_000), "correct its configuration")

@@ -94,6 +94,8 @@ class ProbeStep:
     name: str
     ok: bool
     detail: str
+    #: What should be looked at although mail leaves; ``doctor`` warns of it.
+    advice: str = ""
 
 
 class Transport(ABC):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,8 +18,9 @@ import requests
 from ..cleaning import clean
 from ..letter import Letter, Recipient
 from ..outcome import Fate, Outcome, RecipientResult, ServerNote
-from .base import Call
+from .base import Call, ProbeStep
 from .classification import UNKNOWN, Rule, Verdict, by_status, look_up, to_outcome
+from .clear_text import warned
 from .http_api import Answer, HttpApiTransport
 from .schemes import Plan
 
@@ -63,6 +64,10 @@ class ProviderTransport(HttpApiTransport):
         self._overrides = plan.overrides
         if plan.option("schedule") == "native":
             self.schedules_ahead = self.horizon
+
+    def probe(self) -> Iterator[ProbeStep]:
+        """As the base has it, with a word about a link without TLS."""
+        return warned(super().probe(), self.endpoint)
 
     @abstractmethod
     def build_request(

@@ -8,7 +8,7 @@ Every answer to a well-formed request is an HTTP 200; whether the mail was taken
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ from .classification import (
     look_up,
     to_outcome,
 )
+from .clear_text import warned
 from .http_api import Answer, HttpApiTransport
 from .schemes import Plan
 
@@ -168,6 +169,10 @@ class SendCloudTransport(HttpApiTransport):
 
     def secrets(self) -> tuple[str, ...]:
         return (self._api_key,)
+
+    def probe(self) -> Iterator[ProbeStep]:
+        """As the base has it, with a word about a link without TLS."""
+        return warned(super().probe(), self.endpoint)
 
     def probe_request(self) -> requests.Request:
         """SendCloud shows an account's data to whoever has its key; nothing is mailed."""

@@ -18,6 +18,7 @@ from ..letter import Letter, Recipient
 from ..mime import render
 from ..outcome import Outcome
 from .base import Call, Feature, ProbeStep, Transport
+from .clear_text import MAIL_IN_CLEAR
 from .copies import check_merge_headers
 from .schemes import Plan
 from .signing import Signer, signer_of
@@ -207,7 +208,9 @@ class SmtpTransport(Transport):
                 except CannotOpen as trouble:
                     yield ProbeStep(name, False, trouble.detail)
                     return
-                yield ProbeStep(name, True, words())
+                link = opening.connection if name == "tls" else None
+                in_clear = link is not None and link.tls is None and not link.is_loopback
+                yield ProbeStep(name, True, words(), MAIL_IN_CLEAR if in_clear else "")
         finally:
             opening.abandon()
 
