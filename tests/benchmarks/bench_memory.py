@@ -51,7 +51,8 @@ def _run(
         f"Memory of one worker with 16 connections: {kind}",
         ("queue", "MiB PSS, highest", "times the first line"),
         [(name, spread(peak.of(name), 1), spread(peak.ratios(name, names[0]))) for name in names],
-        f"While {_WATCHED} mails go out over loopback; bodies of 150 bytes.",
+        f"While {_WATCHED} mails go out over loopback; bodies of 150 bytes. What it consists of is "
+        "in [the guide](../guides/worker.md).",
     )
     long = names[-1]
     scope.report.at_most("memory", f"{long}, {kind}", peak.of(long), 50, "MiB")

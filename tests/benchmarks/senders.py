@@ -21,11 +21,11 @@ from typing import Protocol
 from sqlalchemy import func, select
 
 from flask_deferred_mail.store.schema import jobs
-from tests.benchmarks import processes, programs
+from tests.benchmarks import processes, programs, sending_app
 from tests.benchmarks.arrivals import Arrivals
 from tests.benchmarks.measuring import MAIL
 from tests.benchmarks.report import Report
-from tests.support.mail_app import MailApp
+from tests.benchmarks.sending_app import an_app
 from tests.support.waiting import wait_until
 from tests.support.web_server import ROOT
 
@@ -132,21 +132,6 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
         process.wait()
 
 
-def application() -> MailApp:
-    """For ``flask --app``: the application whose mail is sent."""
-    folder = Path(os.environ["BENCH_FOLDER"])
-    return _app(folder, os.environ["BENCH_TRANSPORT"], os.environ["BENCH_DATABASE"])
-
-
-def _app(folder: Path, transport: str, database: str) -> MailApp:
-    config = {"DEFERRED_MAIL_ATTEMPT_DEADLINE": 60, "DEFERRED_MAIL_DATABASE_URI": database}
-    return MailApp(folder, transport, DEFERRED_MAIL_DISPATCH="none", **config)
-
-
-def create_app():  # type: ignore[no-untyped-def]  # what Flask wants
-    return application().app
-
-
 class Ours:
     """``flask mail worker`` or ``flask mail sweep``."""
 
@@ -154,13 +139,15 @@ class Ours:
 
     def __init__(self, folder: Path, database: str, transport: str, *command: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.app = _app(folder, transport, database)
+        self.app = an_app(folder, transport, database)
         with self.app.app.app_context():
             self.app.runtime.database.create()
         self._places = {
             "BENCH_FOLDER": str(folder),
             "BENCH_TRANSPORT": transport,
             "BENCH_DATABASE": database,
+            # As installed: compiling at each start leaves half a megabyte behind.
+            "PYTHONDONTWRITEBYTECODE": "",
         }
         self._options = [str(part) for part in command]
 
@@ -171,8 +158,8 @@ class Ours:
 
     @property
     def command(self) -> Sequence[str]:
-        flask = [sys.executable, "-m", "flask", "--app", f"{__name__}:create_app", "mail"]
-        return [*flask, *self._options]
+        app = f"{sending_app.__name__}:create_app"
+        return [sys.executable, "-m", "flask", "--app", app, "mail", *self._options]
 
     @property
     def env(self) -> dict[str, str]:
