@@ -28,10 +28,10 @@ from ..outcome import Fate, Outcome, ServerNote
 from .base import Call
 from .classification import UNKNOWN, OutcomeClass, Scope, to_outcome
 from .gathering import Gathering, Seat
-from .http_api import NETWORK, Answer
+from .http_api import Answer
 from .provider import ProviderTransport, Stamp
 from .schemes import Plan
-from .timed_http import Progress
+from .timed_http import NETWORK, Progress
 
 logger = logging.getLogger(__name__)
 

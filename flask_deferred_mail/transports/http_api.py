@@ -3,9 +3,10 @@
 An adapter says what to post (:meth:`HttpApiTransport.request_for`) and what an answer means
 (:meth:`HttpApiTransport.read`). Everything between is here, and rests on four decisions:
 
-- requests' own adapter is used without a ``Session``. A session follows redirects, keeps cookies,
-  reads ``.netrc`` and sends the request through a proxy if an environment variable says so; a
-  request that carries a key and a mail must do none of that. (``?endpoint=`` names another host.)
+- requests describes a request and encodes it, and ``http.client`` sends it; no ``Session`` does. A
+  session follows redirects, keeps cookies, reads ``.netrc`` and sends the request through a proxy
+  if an environment variable says so; a request that carries a key and a mail must do none of that.
+  (``?endpoint=`` names another host.) And it takes more CPU than all else that a mail needs.
 - The end of the request is held back until everything before it was sent, then leave to hand over
   is asked for. What breaks before that is provably incomplete, since the length was announced
   (RFC 9112 section 6.3); what breaks after it is an unknown outcome.
@@ -24,21 +25,22 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
-from http.client import HTTPException
-from typing import Any
+from http.client import HTTPResponse
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
-from urllib3.exceptions import HTTPError
 
 from ..cleaning import clean
 from ..deadline import Deadline
 from ..errors import HandoverRefused
 from ..outcome import Fate, FaultKind, Outcome, ServerNote
-from . import form
+from .authorities import Authorities
 from .base import Call, ProbeStep, Transport
-from .timed_http import KeptAdapters, Progress, TimedAdapter, current
+from .http_request import Outgoing, Requests
+from .timed_http import NETWORK, Connection, KeptConnections, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +57,6 @@ _HELD_BACK = 16384
 _PIECE = 65536
 _PROBE_SECONDS = 20.0
 _READ_SIZE = 16384
-_HEADERS = {
-    "User-Agent": "flask-deferred-mail",
-    "Accept": "application/json",
-    # What is not compressed cannot grow a thousandfold when it is unpacked.
-    "Accept-Encoding": "identity",
-}
-#: What a network can do to us. OSError has the timeouts and TLS failures in it.
-NETWORK = (OSError, HTTPException, HTTPError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +124,10 @@ class HttpApiTransport(Transport):
     ) -> None:
         super().__init__(name)
         self.endpoint = endpoint.rstrip("/")
-        self._verify: str | bool = cafile or True
         self._connect_timeout = timeout or CONNECT_TIMEOUT
-        self._kept = KeptAdapters()
+        self._authorities = Authorities(cafile)
+        self._requests = Requests()
+        self._kept = KeptConnections(self._authorities)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} at {_host_of(self.endpoint)}>"
@@ -163,8 +158,12 @@ class HttpApiTransport(Transport):
         progress = Progress(call.deadline, self._connect_timeout)
         try:
             answer = self._ask(request, progress, call.hand_over, call.final_reply_timeout)
-        except HandoverRefused:
-            raise
+        except HandoverRefused as refusal:
+            if not progress.granted:
+                raise
+            # The row's keeper was told that it may be out, and now that it is not.
+            detail = clean(f"not handed over: {refusal}")
+            return Outcome.for_all(call.recipients, Fate.DEFERRED, detail)
         except Exception as error:
             if not progress.in_doubt and not isinstance(error, NETWORK):
                 raise  # A mistake of ours, and nothing was sent: it must be seen.
@@ -200,54 +199,51 @@ class HttpApiTransport(Transport):
         patience: float,
     ) -> Answer:
         """Post, and wait ``patience`` seconds for the answer once everything is out."""
-        prepared = _prepared(request)
-        prepared.headers.update(_HEADERS)
+        outgoing = self._requests.outgoing(request)
         kept = self._connections()
-        adapter = kept.take()
-        token = current.set(progress)
+        connection = kept.take(outgoing.site)
         try:
             try:
-                return self._exchange(adapter, prepared, progress, hand_over, patience)
+                return self._exchange(connection, outgoing, progress, hand_over, patience)
             except NETWORK:
                 if progress.fresh or progress.bytes_out:
                     raise
                 # The provider closed a kept connection just when we wanted to use it, and took
                 # not a byte. No other failure can be tried again without a risk.
-                adapter.close()
-                return self._exchange(adapter, prepared, progress, hand_over, patience)
+                progress.ending = False
+                return self._exchange(connection, outgoing, progress, hand_over, patience)
         finally:
-            current.reset(token)
-            kept.give(adapter)
+            kept.give(connection)
 
     def _exchange(
         self,
-        adapter: TimedAdapter,
-        prepared: requests.PreparedRequest,
+        connection: Connection,
+        outgoing: Outgoing,
         progress: Progress,
         hand_over: Callable[[], None],
         patience: float,
     ) -> Answer:
-        outgoing = prepared.copy()
-        data = _as_bytes(prepared.body)
-        # The length stays announced in the header, so the pieces go out unchunked; of a GET that
-        # has none it is told here.
-        outgoing.headers.setdefault("Content-Length", str(len(data)))
-        outgoing.body = _pieces(data, progress, hand_over, patience)  # type: ignore[assignment]  # the stubs know of no iterables here
-        response = adapter.send(outgoing, stream=True, verify=self._verify)
         try:
-            body, cut = _read_body(response.raw)
-        finally:
+            pieces = _pieces(outgoing.body, progress, hand_over, patience)
+            response = connection.post(outgoing, pieces, progress)
+            body, cut = _read_body(response)
+        except BaseException:
+            connection.close()
+            raise
+        if cut:
+            # What is left of this answer must not be taken for the next one.
             response.close()
+            connection.close()
         progress.finish("answer")
         for secret in filter(None, self.secrets()):
             body = body.replace(secret.encode(), b"***")
-        return Answer(response.status_code, response.headers, body, cut)
+        return Answer(response.status, cast(Mapping[str, str], response.headers), body, cut)
 
-    def _connections(self) -> KeptAdapters:
+    def _connections(self) -> KeptConnections:
         # After a fork the kept connections are the parent's; using one would mix two
         # conversations. Dropping it closes our copy of the descriptor and nothing else.
         if self._kept.pid != os.getpid():
-            self._kept = KeptAdapters()
+            self._kept = KeptConnections(self._authorities)
         return self._kept
 
     # What came of it
@@ -305,50 +301,36 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 def _pieces(
     data: bytes, progress: Progress, hand_over: Callable[[], None], patience: float
 ) -> Iterator[bytes]:
-    """The body in pieces; urllib3 asks for the next one when the last is with the system."""
+    """The body in pieces; the next one is asked for when the last is with the system."""
     held_from = max(0, len(data) - _HELD_BACK)
     for start in range(0, held_from, _PIECE):
         yield data[start : min(start + _PIECE, held_from)]
     hand_over()
-    progress.in_doubt = True
+    progress.granted = progress.ending = True
     yield data[held_from:]
     progress.finish("request")
     progress.deadline = Deadline.after(patience)
 
 
-def _read_body(raw: Any) -> tuple[bytes, str]:
+def _read_body(response: HTTPResponse) -> tuple[bytes, str]:
     """As much of the body as there is, up to the cap, and why that is not all of it."""
     pieces, size = [], 0
     try:
-        while piece := raw.read(_READ_SIZE, decode_content=False):
+        while not response.isclosed():
+            piece = response.read(_READ_SIZE)
             pieces.append(piece)
             size += len(piece)
             if size > MAX_ANSWER:
                 return b"".join(pieces)[:MAX_ANSWER], f"the answer is over {MAX_ANSWER} bytes long"
     except NETWORK as error:
         return b"".join(pieces), f"the answer broke off: {_reason(error)}"
+    if response.length:
+        return b"".join(pieces), f"the answer broke off {response.length} bytes before its end"
     return b"".join(pieces), ""
 
 
-def _prepared(request: requests.Request) -> requests.PreparedRequest:
-    if isinstance(request.data, list) and request.data and not request.files:
-        request.headers = {"Content-Type": form.CONTENT_TYPE, **request.headers}
-        request.data = form.encoded(request.data)
-    try:
-        return request.prepare()
-    except requests.exceptions.InvalidHeader:
-        # Its words hold the header, which may be the one with the key.
-        raise requests.exceptions.InvalidHeader(
-            "a header of the request cannot be sent; is there a line break in a key?"
-        ) from None
-
-
-def _as_bytes(body: Any) -> bytes:
-    return body.encode() if isinstance(body, str) else (body or b"")
-
-
 def _reason(error: BaseException) -> str:
-    """The innermost cause: requests and urllib3 wrap it up to four times."""
+    """The innermost cause, where one error wraps another."""
     for _ in range(8):
         inner = (getattr(error, "reason", None), error.__cause__, *error.args)
         deeper = next((e for e in inner if isinstance(e, BaseException)), None)
@@ -358,6 +340,7 @@ def _reason(error: BaseException) -> str:
     return clean(f"{type(error).__name__}: {error}", 200)
 
 
+@lru_cache(64)
 def _host_of(url: str) -> str:
     """The host of a URL (with the port, if one is named), fit to be shown."""
     try:

@@ -15,15 +15,18 @@ import ssl
 NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-def wait_for(sock: socket.socket, seconds: float, *, room: bool) -> None:
-    """Wait until the socket can be read or, with ``room``, written, but no longer than that."""
+def wait_for(sock: socket.socket, seconds: float, *, room: bool) -> bool:
+    """Wait until the socket can be read or, with ``room``, written, but no longer than that.
+
+    False: it cannot.
+    """
     seconds = max(seconds, 0)
     if hasattr(select, "poll"):
         poller = select.poll()
         poller.register(sock, select.POLLOUT if room else select.POLLIN)
-        poller.poll(seconds * 1000)
-    else:  # Windows, and eventlet
-        select.select([] if room else [sock], [sock] if room else [], [], seconds)
+        return bool(poller.poll(seconds * 1000))
+    # Windows, and eventlet
+    return any(select.select([] if room else [sock], [sock] if room else [], [], seconds))
 
 
 def needs_room(error: OSError, *, writing: bool) -> bool:

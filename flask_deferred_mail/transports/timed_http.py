@@ -1,9 +1,10 @@
 """HTTP connections that keep a wall-clock deadline, and that know how far a request got.
 
-The timeouts of requests and urllib3 are *per read*: a peer that sends a byte a second, in the
-headers or in the body, is never late. And their exceptions say the same for "never connected" and
-for "taken whole, then silent". Here every read and write of the socket is given what is left of
-the deadline, and a :class:`Progress` notes what went out. Nothing else of requests is changed.
+Requests are written, and answers understood, by ``http.client``. Its timeouts are *per read*: a
+peer that sends a byte a second, in the headers or in the body, is never late. And its exceptions
+say the same for "never connected" and for "taken whole, then silent". So the socket beneath is
+ours: every read and write of it is given what is left of the deadline, and a :class:`Progress`
+notes what went out.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ import os
 import socket
 import ssl
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable
-from contextvars import ContextVar
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any, cast
 
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import NewConnectionError
-
 from ..deadline import Deadline
+from .authorities import Authorities
+from .http_request import Outgoing, Site
+from .smtp_waiting import NOT_READY, needs_room, wait_for
 
+#: What a network can do to us. OSError has the timeouts and TLS failures in it.
+NETWORK = (OSError, HTTPException)
 #: Seconds. A connection unused for longer is not used again: the other side may be closing it.
 MAX_IDLE = 20.0
 
@@ -44,14 +46,21 @@ class Progress:
     fresh: bool = False
     #: Bytes of the request that the operating system took.
     bytes_out: int = 0
-    #: The last bytes of the request are going out or are out: the mail may be sent.
-    in_doubt: bool = False
+    #: Leave to hand over was given, in this try or in one before it.
+    granted: bool = False
+    #: The last bytes of the request are going out or are out.
+    ending: bool = False
     #: Seconds per phase: connect, request, answer.
     phases: dict[str, float] = field(default_factory=dict)
     #: The other side's address and port, and its version of TLS.
     peer: str | None = None
     tls: str | None = None
     _since: float = field(default_factory=time.monotonic)
+
+    @property
+    def in_doubt(self) -> bool:
+        """The mail may be sent. Not if the system has refused the first byte already."""
+        return self.ending and self.bytes_out > 0
 
     def finish(self, phase: str) -> None:
         """Note how long a phase took, from the end of the one before."""
@@ -67,46 +76,109 @@ class Progress:
         return min(self.connect_timeout, self.deadline.remaining())
 
 
-#: The request that this thread (or greenlet) has in hand.
-current: ContextVar[Progress] = ContextVar("current")
+class Connection(HTTPConnection):
+    """A connection to one site, for one request at a time. It connects when it is first needed."""
+
+    sock: TimedSocket | None
+
+    def __init__(self, site: Site, authorities: Authorities) -> None:
+        super().__init__(site.host, site.port)
+        self.site = site
+        # Where the port need not be named in the field Host.
+        self.default_port = 443 if site.tls else 80
+        self._authorities = authorities
+        self._head = b""
+        self._progress: Progress | None = None
+
+    def post(self, request: Outgoing, pieces: Iterable[bytes], progress: Progress) -> HTTPResponse:
+        """Send a request, whose body comes in pieces, and read the answer's status and headers.
+
+        A piece is asked for when the one before it is with the system. After an error, the
+        connection must be closed.
+
+        :raises OSError: it cannot be reached, is cut, or too slow.
+        :raises HTTPException: the answer is not HTTP.
+        """
+        self._progress = progress
+        if self.sock is not None and not self.is_connected:
+            self.close()
+        if self.sock is None:
+            self.connect()
+        line = cast(TimedSocket, self.sock)
+        line.progress, progress.peer, progress.tls = progress, line.peer, line.tls
+        self.putrequest(request.method, request.target, skip_accept_encoding=True)
+        for name, value in request.fields:
+            self.putheader(name, value)
+        self.endheaders()
+        try:
+            for piece in pieces:
+                line.write(self._head + piece if self._head else piece)
+                self._head = b""
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # Whoever refuses a request may close before he has read all of it.
+        return self.getresponse()
+
+    def send(self, data: Any) -> None:
+        """Where ``http.client`` puts the head of a request, which waits for the first piece of the
+        body: so they are one packet, and one call of the system."""
+        self._head = data
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the other side is still there, and silent as it should be between two answers."""
+        return self.sock is not None and not self.sock.has_input()
+
+    def connect(self) -> None:
+        """Connect and shake hands, all within the deadline.
+
+        :raises OSError: nobody is there, he is too slow, or his certificate does not hold.
+        """
+        progress = cast(Progress, self._progress)
+        progress.fresh = True
+        sock = _dialled(self.site, progress)
+        try:
+            if self.site.tls:
+                # CPython counts this timeout over the whole of the handshake.
+                sock.settimeout(progress.connect_time())
+                host = self.site.host.rstrip(".")
+                sock = self._authorities.context().wrap_socket(sock, server_hostname=host)
+            self.sock = TimedSocket(sock, progress)
+        except BaseException:
+            sock.close()
+            raise
+        progress.finish("connect")
 
 
-class TimedAdapter(HTTPAdapter):
-    """An adapter for one host and one thread at a time; :data:`current` must be set."""
-
-    def init_poolmanager(
-        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
-    ) -> None:
-        super().init_poolmanager(connections, maxsize, block=block, **pool_kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
-
-
-class KeptAdapters:
+class KeptConnections:
     """Connections between two requests, each for one user at a time. Belongs to one process.
 
     As many as were in use at once: with a smaller number, every second mail of 64 senders had to
     connect anew, which with TLS takes longer than the mail.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, authorities: Authorities) -> None:
         self.pid = os.getpid()
+        self._authorities = authorities
         # append and pop of a deque need no lock, so a fork cannot copy a locked one.
-        self._idle: deque[tuple[float, TimedAdapter]] = deque()
+        self._idle: deque[tuple[float, Connection]] = deque()
 
-    def take(self) -> TimedAdapter:
+    def take(self, site: Site) -> Connection:
         """The one that was used last, or a new one."""
         try:
-            since, adapter = self._idle.pop()
+            since, connection = self._idle.pop()
         except IndexError:
-            return TimedAdapter(pool_connections=1, pool_maxsize=1)
+            return Connection(site, self._authorities)
         if time.monotonic() - since > MAX_IDLE:
-            adapter.close()
-        return adapter
+            connection.close()
+        if connection.site != site:
+            connection.close()
+            return Connection(site, self._authorities)
+        return connection
 
-    def give(self, adapter: TimedAdapter) -> None:
+    def give(self, connection: Connection) -> None:
         """Keep it, and close the one that nobody has used for the longest, if that was long."""
         now = time.monotonic()
-        self._idle.append((now, adapter))
+        self._idle.append((now, connection))
         try:
             since, longest = self._idle.popleft()
         except IndexError:  # others have taken all of them
@@ -122,119 +194,106 @@ class KeptAdapters:
             self._idle.pop()[1].close()
 
 
-class _Connection(HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        return _open(self)
-
-    def connect(self) -> None:
-        _connect(self, super().connect)
-
-
-class _TLSConnection(HTTPSConnection):
-    def _new_conn(self) -> socket.socket:
-        return _open(self)
-
-    def connect(self) -> None:
-        _connect(self, super().connect)
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection
-
-
-def _open(connection: HTTPConnection) -> socket.socket:
-    """A TCP connection to the first address that answers, all within the deadline."""
-    progress = current.get()
-    host, port = connection.host, connection.port
+def _dialled(site: Site, progress: Progress) -> socket.socket:
+    """A TCP connection to the first address that answers."""
     failure: OSError = OSError("the name has no address")
-    try:
-        for family, kind, proto, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        ):
-            sock = socket.socket(family, kind, proto)
-            try:
-                sock.settimeout(progress.connect_time())
-                sock.connect(address)
-            except OSError as error:
-                sock.close()
-                failure = error
-            else:
-                # The last piece of a request is small and must not wait for an ACK.
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                # For the TLS handshake, whose timeout CPython counts over the whole of it.
-                sock.settimeout(progress.connect_time())
-                return sock
-    except OSError as error:
-        failure = error
-    raise NewConnectionError(connection, f"{host}:{port}: {failure}") from failure
-
-
-def _connect(connection: HTTPConnection, really: Callable[[], None]) -> None:
-    """Connect as urllib3 does, then put our socket in the place of its own."""
-    progress = current.get()
-    progress.fresh = True
-    really()
-    progress.finish("connect")
-    connection.sock = cast(socket.socket, TimedSocket(cast(socket.socket, connection.sock)))
+    for family, kind, proto, _, address in socket.getaddrinfo(
+        site.host, site.port, type=socket.SOCK_STREAM
+    ):
+        sock = socket.socket(family, kind, proto)
+        try:
+            sock.settimeout(progress.connect_time())
+            sock.connect(address)
+            # The last piece of a request is small and must not wait for an ACK.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        except OSError as error:
+            sock.close()
+            failure = error
+    raise failure
 
 
 class TimedSocket:
-    """A connected socket whose every read and write ends with the deadline in :data:`current`.
+    """A connected socket whose every read and write ends with the deadline of the request in hand.
 
-    It goes by the request that is in hand *now*, not by the one that opened the connection. What
-    is not overridden here is the wrapped socket's own.
+    It never waits by itself (see :mod:`.smtp_waiting`).
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, progress: Progress) -> None:
+        sock.setblocking(False)
         self._sock = sock
-        self._peer = _name_of_peer(sock)
-        self._tls = sock.version() if isinstance(sock, ssl.SSLSocket) else None
+        self.progress = progress
+        self.peer = _name_of_peer(sock)
+        self.tls = sock.version() if isinstance(sock, ssl.SSLSocket) else None
+        self._readers = 0
+        self._left = False
+        # Also for a transport that nobody has closed, or a parent's connection in a forked child.
+        self._end = weakref.finalize(self, sock.close)
+        self._end.atexit = False
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-    def settimeout(self, value: float | None) -> None:
-        """Does nothing: a timeout set by a library would be one per read."""
-
-    def sendall(self, data: bytes, flags: int = 0) -> None:
+    def write(self, data: bytes) -> None:
         """Write everything, noting how much the operating system took."""
-        progress = current.get()
-        progress.peer, progress.tls = self._peer, self._tls
-        view = memoryview(data).cast("B")
+        progress, view = self.progress, memoryview(data)
         while view:
-            self._sock.settimeout(progress.deadline.remaining())
-            taken = self._sock.send(view[:_WRITE_SIZE], flags)
-            progress.bytes_out += taken
-            view = view[taken:]
+            left = progress.deadline.remaining()
+            try:
+                taken = self._sock.send(view[:_WRITE_SIZE])
+            except NOT_READY as error:
+                wait_for(self._sock, left, room=needs_room(error, writing=True))
+            else:
+                progress.bytes_out += taken
+                view = view[taken:]
 
-    def makefile(self, mode: str = "rb", buffering: int | None = None) -> io.BufferedReader:
-        """What http.client reads an answer from; it asks for bytes, and so does nobody else."""
-        if mode != "rb" or buffering not in (None, -1):
-            raise ValueError(f"no file of mode {mode!r} and buffering {buffering!r} here")
-        return io.BufferedReader(_TimedReader(self._sock))
+    def read_into(self, buffer: Any) -> int:
+        """Wait for bytes; 0 is the end."""
+        # An answer is seldom there at once. But what TLS has decrypted, waiting does not see.
+        wait, room = self.tls is None, False
+        while True:
+            left = self.progress.deadline.remaining()
+            if wait:
+                wait_for(self._sock, left, room=room)
+            try:
+                return self._sock.recv_into(buffer)
+            except NOT_READY as error:
+                wait, room = True, needs_room(error, writing=False)
+
+    def has_input(self) -> bool:
+        """Whether there is something to read: bytes, or the end."""
+        return wait_for(self._sock, 0, room=False)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What ``http.client`` reads an answer from."""
+        if mode != "rb":
+            raise ValueError(f"no file of mode {mode!r} here")
+        self._readers += 1
+        return io.BufferedReader(_TimedReader(self))
+
+    def close(self) -> None:
+        """Close it as soon as no answer is read from it any more, as sockets do."""
+        self._left = True
+        if not self._readers:
+            self._end()
+
+    def reader_closed(self) -> None:
+        """An answer was read, or given up."""
+        self._readers -= 1
+        if self._left:
+            self.close()
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads from a socket; each read is allowed what is left of the deadline."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        # The socket counts such files, and stays open until the last of them is closed.
-        self._file = sock.makefile("rb", buffering=0)
+    def __init__(self, line: TimedSocket) -> None:
+        self._line = line
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(current.get().deadline.remaining())
-        return self._file.readinto(buffer)
+    def readinto(self, buffer: Any) -> int:
+        return self._line.read_into(buffer)
 
     def close(self) -> None:
-        self._file.close()
+        if not self.closed:
+            self._line.reader_closed()
         super().close()
 
 

@@ -10,14 +10,16 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import requests
-from urllib3.exceptions import HTTPError
 
 from ..deadline import Deadline
-from ..transports.timed_http import Progress, TimedAdapter, current
+from ..transports.authorities import Authorities
+from ..transports.http_request import Requests
+from ..transports.timed_http import NETWORK, Connection, Progress
 from .receiver import Refused
 from .signatures import key_of_certificate
 
@@ -60,23 +62,19 @@ def is_of_sns(url: str, topic: str) -> bool:
 def fetch(url: str) -> bytes:
     """The body of a 200 from there.
 
-    :raises OSError: it could not be had; what requests raises is one too.
+    :raises OSError: it could not be had.
     """
     progress = Progress(Deadline.after(PATIENCE), PATIENCE)
-    token = current.set(progress)
-    adapter = TimedAdapter(pool_connections=1, pool_maxsize=1)
+    request = Requests().outgoing(requests.Request("GET", url, headers={"Accept": "*/*"}))
     try:
-        request = requests.Request("GET", url, headers={"Accept": "*/*"}).prepare()
-        response = adapter.send(request, stream=True, verify=True)
-        body: bytes = response.raw.read(_LARGEST + 1)
-        if response.status_code != 200 or len(body) > _LARGEST:
-            raise OSError(f"SNS answered {response.status_code} with {len(body)} bytes")
-        return body
-    except HTTPError as error:
+        with closing(Connection(request.site, Authorities())) as connection:
+            response = connection.post(request, [b""], progress)
+            body = response.read(_LARGEST + 1)
+    except NETWORK as error:
         raise OSError(str(error)) from error
-    finally:
-        current.reset(token)
-        adapter.close()
+    if response.status != 200 or len(body) > _LARGEST:
+        raise OSError(f"SNS answered {response.status} with {len(body)} bytes")
+    return body
 
 
 class Certificates:

@@ -12,11 +12,14 @@ from functools import partial
 import pytest
 
 from flask_deferred_mail.transports import timed_http
+from flask_deferred_mail.transports.authorities import Authorities
+from flask_deferred_mail.transports.http_request import Site
 from flask_deferred_mail.transports.sendcloud import SendCloudTransport
 from tests.support.http_provider import HttpProvider, Reply, accepted_by_sendcloud
 from tests.support.transport_calls import a_letter, fates, send
 from tests.support.waiting import wait_until
 
+SITE = Site("a.test", 80, tls=False)
 ACCEPTED = accepted_by_sendcloud(["ann@example.net"])
 DELIVERED = {"ann@example.net": "accepted"}
 
@@ -66,16 +69,29 @@ def test_all_connections_that_were_in_use_at_once_are_used_again(sendcloud, prov
 
 def test_connections_that_are_needed_no_more_are_closed(monkeypatch):
     """Those that nobody has used for long, as others are given back."""
-    kept = timed_http.KeptAdapters()
-    adapters = [kept.take() for _ in range(3)]
+    kept = timed_http.KeptConnections(Authorities())
+    connections = [kept.take(SITE) for _ in range(3)]
     closed = []
-    for adapter in adapters:
-        monkeypatch.setattr(adapter, "close", partial(closed.append, adapter))
-    for adapter in adapters[:2]:
-        kept.give(adapter)
+    for connection in connections:
+        monkeypatch.setattr(connection, "close", partial(closed.append, connection))
+    for connection in connections[:2]:
+        kept.give(connection)
     monkeypatch.setattr(timed_http, "MAX_IDLE", -1.0)
-    kept.give(adapters[2])
-    assert closed == adapters[:1]
+    kept.give(connections[2])
+    assert closed == connections[:1]
+
+
+def test_a_connection_is_used_only_for_the_site_that_it_leads_to():
+    """A transport of another package may post to two: neither gets what is the other's."""
+    kept = timed_http.KeptConnections(Authorities())
+    connection = kept.take(SITE)
+    kept.give(connection)
+    for elsewhere in (SITE._replace(port=1), SITE._replace(host="b.test"), SITE._replace(tls=True)):
+        other = kept.take(elsewhere)
+        assert other is not connection
+        assert (other.host, other.port) == elsewhere[:2]
+        kept.give(connection)
+    assert kept.take(SITE) is connection
 
 
 def test_a_fork_does_not_share_connections(sendcloud, provider):

@@ -122,6 +122,7 @@ def test_e2_e3_e11_a_request_without_a_whole_answer_is_unknown(transport, provid
     """It may be there, and it is not tried again by itself."""
     provider.script(reply)
     assert is_unknown(send(transport, patience=0.7))
+    wait_until(lambda: provider.requests, message="the provider never had it")
     assert len(provider.requests) == 1
 
 
@@ -129,7 +130,7 @@ def test_e3_a_request_that_never_left_as_a_whole_was_not_sent(transport, provide
     """The peer stops reading a large mail: the mail pays, and nothing is in doubt."""
     provider.script(Reply(reset="before_body"))
     letter = a_letter(parts=(Part(b"x" * 9_000_000, "application/pdf", "a.pdf"),))
-    outcome = send(transport, letter, seconds=5)
+    outcome = send(transport, letter, seconds=120)
     assert is_put_off(outcome, None)
     assert outcome.costs_attempt
 
@@ -142,7 +143,8 @@ def test_leave_to_hand_over_is_refused(transport, name, provider):
 
     with pytest.raises(HandoverRefused):
         send(transport, hand_over=refuse)
-    wait_until(lambda: provider.incomplete, message="the provider never heard of it")
+    wait_until(lambda: provider.connections == 1, message="nobody connected")
+    wait_until(lambda: not provider.open_connections, message="the connection stayed open")
     assert provider.requests == []
 
 

@@ -14,7 +14,7 @@ from flask_deferred_mail.letter import Part
 from flask_deferred_mail.outcome import FaultKind, Outcome
 from flask_deferred_mail.transports import timed_http
 from flask_deferred_mail.transports.sendcloud import SendCloudTransport
-from flask_deferred_mail.transports.timed_http import _Connection
+from flask_deferred_mail.transports.timed_http import Connection
 from tests.support.certificates import certificates
 from tests.support.http_provider import HttpProvider, Reply, accepted_by_sendcloud, unused_port
 from tests.support.transport_calls import a_letter, fates, send
@@ -175,18 +175,23 @@ def test_a_duplicate_that_no_unknown_outcome_explains_was_not_sent(sendcloud, pr
     assert is_put_off(send(sendcloud), None)
 
 
-def test_leave_to_hand_over_is_asked_for_before_the_end_of_the_request(sendcloud, provider):
-    """It is refused: the connection is dropped, and the provider never has a whole request."""
+@pytest.mark.parametrize("size", [0, 100_000])
+def test_leave_to_hand_over_is_asked_for_before_the_end_of_the_request(sendcloud, provider, size):
+    """It is refused: the connection is dropped, and the provider never has a whole request, of a
+    small mail nothing at all."""
+    letter = a_letter(text="x" * size) if size else None
 
     def refuse() -> None:
         raise HandoverRefused("the lease is about to end")
 
     provider.default = ACCEPTED
     with pytest.raises(HandoverRefused):
-        send(sendcloud, hand_over=refuse)
-    wait_until(lambda: provider.incomplete, message="the provider never heard of it")
+        send(sendcloud, letter, hand_over=refuse)
+    wait_until(lambda: provider.connections == 1, message="nobody connected")
+    wait_until(lambda: not provider.open_connections, message="the connection stayed open")
     assert provider.requests == []
     assert fates(send(sendcloud)) == {"ann@example.net": "accepted"}
+    wait_until(lambda: len(provider.incomplete) == (1 if size else 0))
 
 
 # E4
@@ -402,10 +407,31 @@ def test_e12_one_retry_if_not_a_byte_was_taken(sendcloud, provider, monkeypatch)
     provider.script(Reply(ACCEPTED.body, close="rst"), ACCEPTED)
     send(sendcloud)
     wait_until(lambda: not provider.open_connections, message="the provider did not close")
-    monkeypatch.setattr(_Connection, "is_connected", True)
+    monkeypatch.setattr(Connection, "is_connected", True)
     outcome = send(sendcloud)
     assert fates(outcome) == {"ann@example.net": "accepted"}
     assert provider.connections == 2
+
+
+def test_e12_leave_is_asked_for_again_before_the_retry(sendcloud, provider, monkeypatch):
+    """It was given for the first try and is refused for the second: nothing went out, and that is
+    the outcome, for the row was told that it may have."""
+    provider.script(Reply(ACCEPTED.body, close="rst"), ACCEPTED)
+    send(sendcloud)
+    wait_until(lambda: not provider.open_connections, message="the provider did not close")
+    monkeypatch.setattr(Connection, "is_connected", True)
+    asked = []
+
+    def hand_over() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise HandoverRefused("the lease is about to end")
+
+    outcome = send(sendcloud, hand_over=hand_over)
+    assert is_put_off(outcome, None)
+    assert "the lease is about to end" in outcome.results[0].detail
+    assert len(asked) == 2
+    assert len(provider.requests) == 1
 
 
 def test_e12_unknown_if_something_was_taken(sendcloud, provider, monkeypatch):
@@ -413,7 +439,7 @@ def test_e12_unknown_if_something_was_taken(sendcloud, provider, monkeypatch):
     provider.script(Reply(ACCEPTED.body, close="fin"), ACCEPTED)
     send(sendcloud)
     wait_until(lambda: not provider.open_connections, message="the provider did not close")
-    monkeypatch.setattr(_Connection, "is_connected", True)
+    monkeypatch.setattr(Connection, "is_connected", True)
     outcome = send(sendcloud)
     assert fates(outcome)["ann@example.net"] == "unknown"
     assert provider.connections == 1

@@ -50,7 +50,7 @@ HEIGHT |= {"doctor_dns": 3}
 HEIGHT |= {"doctor_suppression": 3, "transport_report": 3}
 
 _DOORS = frozenset({"extension", "web", "webhook_views", "testing", "tasks"}) | COMMANDS
-_NETWORK = ("socket", "ssl", "smtplib", "http", "urllib.request", "urllib3", "requests")
+_NETWORK = ("socket", "ssl", "smtplib", "http", "urllib.request", "requests")
 
 #: Library -> the parts that may import it. A library that is not here may be imported nowhere.
 OWNERS: dict[str, frozenset[str]] = {
@@ -67,7 +67,7 @@ OWNERS: dict[str, frozenset[str]] = {
     "cryptography": frozenset({"store", "webhooks"}),
     "botocore": frozenset({"transports"}),  # finds keys for AWS, and does nothing else
     # Certificates of SNS, over the transports' timed connections.
-    **dict.fromkeys(("requests", "urllib3"), frozenset({"transports", "webhooks"})),
+    "requests": frozenset({"transports", "webhooks"}),
     "dkim": frozenset({"transports"}),  # signs
     "nacl": frozenset({"transports"}),  # with Ed25519 keys
     "dns": frozenset({"doctor_dns"}),
