@@ -24,6 +24,11 @@ T = TypeVar("T")
 #: What waits: its key, its lane, the item, and since when by the monotonic clock.
 _Entry: TypeAlias = tuple[Hashable, str, T, float]
 
+#: Seconds for which what a thread has reserved is left to it in a pool without patience. An SMTP
+#: connection may have named it to the server already, and is lost when another thread takes it:
+#: about as long as it takes to open one is worth waiting.
+KEPT = 0.25
+
 
 class _Watch(NamedTuple):
     """What an observer waits for: fewer than so many items."""
@@ -170,7 +175,7 @@ class SenderPool(Generic[T]):
         While no thread is to spare, or all of a lane that may be are in work, it is for those who
         are at work to take what waits, or to call: who looked now and then would wake for nothing.
         """
-        if not self._patience or not self._has_spare_thread:
+        if not self._has_spare_thread:
             return None
         waiting = self._queue or self._reserved.values()
         since = [since for _, lane, _, since in waiting if not self._is_full(lane)]
@@ -185,11 +190,9 @@ class SenderPool(Generic[T]):
             waiting = self._queue[0] if self._queue else next(iter(self._reserved.values()))
             if self._patience and self._may_start(waiting[1]):
                 self._start()
-        elif (
-            # What others have reserved may be taken over; with patience, not at once.
-            (not self._queue and not self._patience)
-            or (not self._watched and self._time_until_old() is not None)
-            or self._next() is not None
+        elif self._next() is not None or (
+            # What others have reserved may be taken over, but not at once.
+            not self._watched and self._time_until_old() is not None
         ):
             self._work_to_do.notify()
 
@@ -266,7 +269,8 @@ class SenderPool(Generic[T]):
         """What the calling thread, one of this pool, will do next: the first item of that lane.
 
         ``None``: nothing waits there. Until the thread begins it, the item counts as waiting:
-        :meth:`clear` takes it back, and a thread that would be idle takes it over.
+        :meth:`clear` takes it back, and a thread that has nothing to do takes it over, but not at
+        once: after the pool's patience, or :data:`KEPT` seconds where it has none.
         """
         me = threading.get_ident()
         with self._lock:
@@ -275,7 +279,10 @@ class SenderPool(Generic[T]):
                 entry = self._first_of(lane)
                 if entry is None:
                     return None
-                self._reserved[me] = entry
+                key, _, item, _ = entry
+                # Its time begins anew: what is taken from its thread now has cost a connection.
+                since = time.monotonic() + (0.0 if self._patience else KEPT)
+                entry = self._reserved[me] = (key, lane, item, since)
                 self._call_another()
             return None if entry is None or entry[1] != lane else entry[2]
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from flask_deferred_mail import Job
+from flask_deferred_mail.delivery import pool
 from flask_deferred_mail.store.database import Database
 from tests.support.databases import SERVERS, fresh_database
 from tests.support.fuzzed_smtp import Dot, FuzzedSmtp
@@ -208,8 +209,13 @@ def test_rows_of_a_database_server_say_so_too(make_app: MakeApp, tmp_path: Path,
         app.close()
 
 
-def test_a_connection_carries_a_hundred_mails(make_app: MakeApp) -> None:
+def test_a_connection_carries_a_hundred_mails(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Answers come in every form there is, and in pieces: nothing is cut, so nothing is wasted."""
+    # A connection is given up when another thread takes over the mail that it named to the server.
+    # That is right where its own thread is slow, as on a busy machine each may be: not here.
+    monkeypatch.setattr(pool, "KEPT", 600.0)
     with (
         FuzzedSmtp(5, trouble=0.0) as server,
         watched(make_app, server, 2 * MAILS) as (app, jobs),
@@ -219,4 +225,6 @@ def test_a_connection_carries_a_hundred_mails(make_app: MakeApp) -> None:
         assert len(server.dots) == 2 * MAILS
         carried = Counter(dot.connection for dot in server.dots)
         assert max(carried.values()) == 100
-        assert server.connections <= 2 * MAILS / 100 + 3
+        # Each of the two senders has one at its end that could carry more.
+        assert server.connections <= 2 * MAILS / 100 + 2
+        assert sum(number < 100 for number in carried.values()) <= 2

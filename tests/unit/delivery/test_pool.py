@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flask_deferred_mail.delivery import pool as pool_module
 from flask_deferred_mail.delivery.pool import SenderPool
 from tests.support.waiting import wait_until
 
@@ -172,8 +173,9 @@ def test_what_waits_for_too_long_is_taken_by_another_thread(work: Work) -> None:
     assert pool.wait(1, 20)
 
 
-def test_an_item_that_a_thread_takes_next_is_not_kept_by_it_for_long() -> None:
-    """With patience too, what one thread has reserved falls to another that has nothing to do."""
+@pytest.mark.parametrize("patience", [0.0, 0.01])
+def test_an_item_that_a_thread_takes_next_is_not_kept_by_it_for_long(patience: float) -> None:
+    """What one thread has reserved falls to another that has nothing to do, in the end."""
     begun: list[str] = []
     gate = threading.Event()
 
@@ -183,11 +185,41 @@ def test_an_item_that_a_thread_takes_next_is_not_kept_by_it_for_long() -> None:
             wait_until(lambda: pool.reserve("a") == "a1")
             assert gate.wait(20)
 
-    pool = SenderPool(2, work, "test", patience=0.01)
+    pool = SenderPool(2, work, "test", patience=patience)
     fill(pool, "a", 2)
     wait_until(lambda: begun == ["a0", "a1"])
     gate.set()
     assert pool.wait(1, 20)
+
+
+def test_an_item_that_a_thread_takes_next_is_left_to_it_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread that becomes free meanwhile does not take it at once, and is called for others."""
+    monkeypatch.setattr(pool_module, "KEPT", 600.0)
+    begun: dict[str, int] = {}
+    reserved, gate = threading.Event(), threading.Event()
+
+    def work(item: str) -> None:
+        begun[item] = threading.get_ident()
+        if item == "a0":
+            wait_until(lambda: "a1" in begun)
+            assert pool.reserve("a") == "a2"
+            reserved.set()
+            assert gate.wait(20)
+        elif item == "a1":
+            assert reserved.wait(20)
+
+    pool = Watched(2, work, "test")
+    fill(pool, "a", 3)
+    wait_until(lambda: any(seconds is not None for seconds in pool.waits))  # it watches over a2
+    assert pool.submit("a3", "a3", "a")
+    assert pool.wait(3, 20)
+    assert begun["a3"] == begun["a1"]
+    gate.set()
+    assert pool.wait(1, 20)
+    assert begun["a2"] == begun["a0"]
+    pool.close()
 
 
 def test_what_is_reserved_is_watched_over_when_the_watcher_has_taken_something_else() -> None:
