@@ -5,8 +5,11 @@ from __future__ import annotations
 import atexit
 import datetime
 import functools
+import os
+import shutil
 import ssl
 import tempfile
+import threading
 from pathlib import Path
 
 import trustme
@@ -21,9 +24,9 @@ class Certificates:
 
     def __init__(self) -> None:
         self._authority = trustme.CA()
-        self._folder = tempfile.TemporaryDirectory(prefix="certificates-")
-        atexit.register(self._folder.cleanup)
-        path = Path(self._folder.name) / "authority.pem"
+        folder = tempfile.mkdtemp(prefix="certificates-")
+        atexit.register(_remove, folder, os.getpid())
+        path = Path(folder) / "authority.pem"
         self._authority.cert_pem.write_to_path(str(path))
         #: What a client has to trust: the path of a PEM file.
         self.cafile = str(path)
@@ -51,7 +54,24 @@ class Certificates:
         return trustme.CA().issue_cert("127.0.0.1", "localhost")
 
 
-@functools.cache
+def _remove(folder: str, pid: int) -> None:
+    """At the end of the process that made it, not of one that was forked from it."""
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_one_at_a_time = threading.Lock()
+
+
 def certificates() -> Certificates:
-    """The one set of this process; making keys takes a while."""
+    """The one set of this process; making keys takes a while.
+
+    Two threads that ask first get the same: with an authority each, neither would trust the other.
+    """
+    with _one_at_a_time:
+        return _made()
+
+
+@functools.cache
+def _made() -> Certificates:
     return Certificates()

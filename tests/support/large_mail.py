@@ -23,8 +23,9 @@ def largest() -> int:
 
 
 def main(folder: str, url: str, megabytes: str, step: str) -> None:
-    # The clock of a mail grows with its size; these are not in a hurry.
-    app = MailApp(Path(folder), url, DEFERRED_MAIL_ATTEMPT_DEADLINE=60)
+    # Nothing here is about time: a strict server looks at each line before it answers the dot.
+    patient = {"DEFERRED_MAIL_ATTEMPT_DEADLINE": 600, "DEFERRED_MAIL_FINAL_REPLY_DEADLINE": 600}
+    app = MailApp(Path(folder), url, **patient)
     # A small mail first, so that code and tables are there before the measurement.
     app.send(priority="now")
     assert app.sweep(limit=1).sent == 1
@@ -35,7 +36,7 @@ def main(folder: str, url: str, megabytes: str, step: str) -> None:
     else:
         before = largest()
         counts = app.sweep(concurrency=1)
-        assert counts.sent == counts.claimed >= 1, counts
+        assert counts.sent == counts.claimed >= 1, (counts, app.log(2))
     print(largest() - before)
     app.close()
 
