@@ -100,7 +100,7 @@ class Backend(ABC):
         return self.writing(engine)
 
     def single_read(self, engine: Engine) -> AbstractContextManager[Connection]:
-        """For exactly one SELECT, read to its end."""
+        """For SELECTs that need not see one state of the database, each read to its end."""
         return self.reading(engine)
 
     @abstractmethod

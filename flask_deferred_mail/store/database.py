@@ -86,7 +86,8 @@ class Database:
         return self._run(work, self.backend.reading, patience)
 
     def read_one(self, work: Callable[[Connection], T], *, patience: float = PATIENCE) -> T:
-        """Like :meth:`read` for work that is exactly one SELECT, read to its end."""
+        """Like :meth:`read` for one SELECT, or several that need not see one state of the
+        database, each read to its end."""
         return self._run(work, self.backend.single_read, patience)
 
     def _run_in_turn(
