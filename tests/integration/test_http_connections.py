@@ -11,10 +11,12 @@ from functools import partial
 
 import pytest
 
+from flask_deferred_mail.letter import Part
 from flask_deferred_mail.transports import timed_http
 from flask_deferred_mail.transports.authorities import Authorities
 from flask_deferred_mail.transports.http_request import Site
 from flask_deferred_mail.transports.sendcloud import SendCloudTransport
+from tests.support.certificates import certificates
 from tests.support.http_provider import HttpProvider, Reply, accepted_by_sendcloud
 from tests.support.transport_calls import a_letter, fates, send
 from tests.support.waiting import wait_until
@@ -128,6 +130,40 @@ def test_a_broken_exchange_does_not_spoil_the_next(sendcloud, provider):
         provider.script(reply)
         assert fates(send(sendcloud, patience=0.5)) == {"ann@example.net": "unknown"}
         assert fates(send(sendcloud)) == DELIVERED
+
+
+def test_a_large_mail_over_tls_waits_for_room():
+    """9 MB, more than the system takes at once: all of it arrives, and the line serves again."""
+    letter = a_letter(parts=(Part(bytes(range(256)) * 36_000, "application/pdf", "report.pdf"),))
+    with HttpProvider(certificates().server_context()) as provider:
+        provider.default = ACCEPTED
+        transport = SendCloudTransport(
+            "default", "u", "k", endpoint=provider.url, cafile=certificates().cafile
+        )
+        for _ in range(2):
+            assert fates(send(transport, letter)) == DELIVERED
+        assert [request.files[0].data for request in provider.requests] == [
+            letter.parts[0].data
+        ] * 2
+        assert provider.connections == 1
+        transport.close()
+
+
+@pytest.mark.parametrize("end", ["", "\r\n"], ids=["in the middle", "behind a line"])
+def test_a_chunked_answer_that_breaks_off_is_no_answer(sendcloud, provider, end):
+    """What is there of it is not taken for the whole, and the line is not used again."""
+    body = str(ACCEPTED.parts()[1], "utf-8")
+    whole = f"{len(body.encode()):x}\r\n{body}\r\n0\r\n\r\n"
+    chunked = {"Transfer-Encoding": "chunked"}
+    provider.script(
+        Reply(whole, headers=chunked),
+        Reply(f"{len(body.encode()) + 1:x}\r\n{body}{end}", headers=chunked, close="fin"),
+    )
+    assert fates(send(sendcloud)) == DELIVERED
+    assert fates(send(sendcloud)) == {"ann@example.net": "unknown"}
+    provider.default = ACCEPTED
+    assert fates(send(sendcloud)) == DELIVERED
+    assert [request.connection for request in provider.requests] == [1, 1, 2]
 
 
 def test_a_link_to_an_answer_that_never_ends_is_left(sendcloud, provider):
