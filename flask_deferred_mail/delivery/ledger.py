@@ -23,6 +23,7 @@ log = logging.getLogger("flask_deferred_mail.delivery")
 
 _NO_SERVER = ServerNote()
 _ONLY_ACCEPTED = frozenset({Fate.ACCEPTED})
+_STILL_OPEN = frozenset({Fate.DEFERRED, Fate.UNKNOWN, Fate.UNTRIED})
 
 #: Seconds for which a mail that cannot be decrypted here is left to processes that have its key.
 PAUSE_WITHOUT_KEY = 60.0
@@ -197,7 +198,7 @@ class Ledger:
             interrupted=self.interrupted,
             unknown=Fate.UNKNOWN in fates,
             generation=self.generation,
-            detail=clean("; ".join([*self._passed_over, detail or self._detail()]), 1_000),
+            detail=clean("; ".join([*self._passed_over, detail or self._detail(fates)]), 1_000),
             idempotency_window=self._window,
         )
 
@@ -212,13 +213,25 @@ class Ledger:
             return self._kept.seconds
         return self.tools.routes.rest_of(self.claim.transport) if faulty else None
 
-    def _detail(self) -> str:
+    def _detail(self, fates: set[Fate]) -> str:
         if self._kept is not None and not self.outcomes:
             return self._kept.reason
-        for outcome in reversed(self.outcomes):
-            if detail := outcome.detail:
-                return detail
-        return ""
+        if fates <= _ONLY_ACCEPTED or not (words := self._why_not_everybody()):
+            return next((o.detail for o in reversed(self.outcomes) if o.detail), "")
+        return words
+
+    def _why_not_everybody(self) -> str:
+        """What was said last about somebody who was not reached; who is still open comes first,
+        because it is for him that the mail waits, or is held."""
+        last = {result.address: result for o in self.outcomes for result in o.results}
+        missed = [
+            result
+            for outcome in reversed(self.outcomes)
+            for result in outcome.results
+            if result is last[result.address] and result.fate is not Fate.ACCEPTED and result.detail
+        ]
+        still = [result for result in missed if result.fate in _STILL_OPEN]
+        return (still or missed)[0].detail if missed else ""
 
 
 def _went_silent(outcome: Outcome) -> bool:

@@ -48,6 +48,8 @@ def test_three_fates_in_one_mail(make_app: Make, smtp: SmtpServer) -> None:
         "b@example.com": "rejected",
         "c@example.com": "pending",
     }
+    # It waits for the third one: the words about the others are theirs.
+    assert app.job(job).last_error == app.log(job)[0].detail == "451 4.7.1 later"
     smtp.script("rcpt", None)
     app.make_due()
     assert app.sweep().partial == 1
@@ -252,6 +254,8 @@ def test_private_copies_are_settled_one_by_one(make_app: Make, smtp: SmtpServer)
     app = make_app(smtp.url())
     job = app.send(*everybody, private_copies=True)
     app.sweep()
+    # The copy that was accepted after him is no reason to wait.
+    assert app.job(job).last_error == "451 later"
     smtp.script("rcpt", None)
     app.make_due()
     app.sweep()

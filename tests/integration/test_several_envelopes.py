@@ -10,7 +10,7 @@ import pytest
 from flask_deferred_mail.deadline import Deadline
 from flask_deferred_mail.delivery import runtime as runtime_module
 from flask_deferred_mail.errors import StoreError
-from flask_deferred_mail.outcome import Fate, FaultKind, Outcome
+from flask_deferred_mail.outcome import Fate, FaultKind, Outcome, ServerNote
 from flask_deferred_mail.signals import email_dispatched
 from flask_deferred_mail.transports.base import Call
 from tests.support.mail_app import MailApp
@@ -59,6 +59,25 @@ def test_a_failed_progress_write_loses_no_acceptance(
     assert app.sweep().sent == 1
     assert transport.accepted == THREE
     assert app.job(job).attempts == 1
+
+
+def test_the_last_envelope_does_not_say_why_somebody_has_no_mail(make_app: Make) -> None:
+    """Of three copies the last is accepted: the row tells of who has none, above all in doubt."""
+    app = make_app("null:")
+    said = {THREE[0]: (Fate.UNKNOWN, "no answer"), THREE[1]: (Fate.REFUSED, "550 not here")}
+
+    def script(call: Call) -> Outcome:
+        call.hand_over()
+        fate, words = said.get(to(call)[0], (Fate.ACCEPTED, "250 ok"))
+        return Outcome.for_all(call.recipients, fate, words, server=ServerNote(reply=words))
+
+    ScriptedTransport(app, script)
+    held = app.send(*THREE, private_copies=True, on_unknown="hold")
+    partial = app.send(*THREE[1:], private_copies=True)
+    app.sweep()
+    ended = [(app.job(job).status, app.job(job).last_error) for job in (held, partial)]
+    assert ended == [("held", "no answer"), ("partial", "550 not here")]
+    assert [app.log(job)[0].detail for job in (held, partial)] == ["no answer", "550 not here"]
 
 
 def test_the_last_envelope_does_not_decide_whether_something_was_dispatched(
