@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,10 @@ PROCESSES = 4
 RATE = 14
 #: Seconds over which arrivals are counted, after the processes have found their pace.
 WINDOW = 8.0
-#: Seconds that the test may take to see a window as full as it may be.
-LONGEST = 50.0
+#: Mails that are watched: for twenty seconds, if they come as fast as they may.
+ENOUGH = 280
+#: Seconds that the test may take to see as many.
+LONGEST = 150.0
 WARMING = 1.0
 
 
@@ -32,16 +35,20 @@ def _make_tables(url: str) -> None:
 def test_four_processes_keep_a_limit_together(
     kind: str, make_site: Callable[..., FaultSite], tmp_path: Path
 ) -> None:
-    """As many as allowed and no more, within a tenth; none twice, and no attempt is spent."""
+    """No more than allowed, within a tenth, and not a fraction; none twice, no attempt is spent."""
     with fresh_database(kind, tmp_path) as url:
         _make_tables(url)
         site = make_site(DEFERRED_MAIL_DATABASE_URI=url)
         transport = f"{site.smtp.url()}&rate={RATE}/s"
         site.config["DEFERRED_MAIL_TRANSPORT"] = transport
-        jobs = [site.rows.send(subject=f"mail-{n}") for n in range(int(RATE * LONGEST))]
-        sweeps = [site.sweep("--wait", "60") for _ in range(PROCESSES)]
-        # On a busy machine a window may see fewer than allowed; none may see more.
-        wait_until(lambda: max(_windows(site), default=0) >= RATE * WINDOW * 0.9, LONGEST)
+        fields = {"recipients": ["ann@example.com"], "body": "Hi\n"}
+        mails = [fields | {"subject": f"mail-{n}"} for n in range(int(RATE * LONGEST))]
+        with site.rows.app.app_context():
+            site.rows.mail.send_many(mails)
+        sweeps = [site.sweep("--wait", "600") for _ in range(PROCESSES)]
+        # On a busy machine a window sees fewer than allowed, since for moments no process has its
+        # turn; none may see more. That nothing is lost between turns, tests/unit/test_rates.py has.
+        wait_until(lambda: _is_enough(site), LONGEST, "too few mails came")
         for sweep in sweeps:
             sweep.must_run()
             sweep.process.terminate()
@@ -51,16 +58,22 @@ def test_four_processes_keep_a_limit_together(
         print(f"{kind}: up to {max(counted)} mails in {WINDOW:.0f} s")
         assert max(counted) <= RATE * WINDOW * 1.1
         assert len(set(site.by_subject())) == len(arrivals)
-        attempts = {site.rows.job(job).attempts for job in jobs}
-        assert attempts <= {0, 1}
+        assert site.rows.sql("SELECT max(attempts) FROM deferred_mail_job") == [(1,)]
         site.rows.close()
+
+
+def _is_enough(site: FaultSite) -> bool:
+    """Whether many have come, half of what is allowed or more in some window."""
+    fullest = max(_windows(site), default=0)
+    return fullest >= RATE * WINDOW / 2 and len(site.smtp.messages) >= ENOUGH
 
 
 def _windows(site: FaultSite) -> list[int]:
     """How many mails came in each whole window, one beginning with each mail, after the start."""
+    # Counted in few steps: it is asked again and again in the process that is the mail server too.
     arrivals = sorted(message.at for message in site.smtp.messages)
     return [
-        sum(begin <= at < begin + WINDOW for at in arrivals[number:])
+        bisect_left(arrivals, begin + WINDOW) - number
         for number, begin in enumerate(arrivals)
         if arrivals[0] + WARMING <= begin <= arrivals[-1] - WINDOW
     ]
