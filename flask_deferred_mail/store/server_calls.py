@@ -68,6 +68,5 @@ def _fits(psycopg: Any, driver: Any) -> bool:
 
 def _error_of(psycopg: Any, driver: Any, result: Any, encoding: str) -> Any:
     """What psycopg would have raised."""
-    if driver.closed:
-        return psycopg.OperationalError(result.get_error_message(encoding))
-    return psycopg.errors.error_from_result(result, encoding)
+    error = psycopg.errors.error_from_result(result, encoding)
+    return psycopg.OperationalError(str(error)) if driver.closed else error

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, event, select, update
 from flask_deferred_mail.job import JobRecipient, JobStatus, RecipientStatus
 from flask_deferred_mail.letter import Submission
 from flask_deferred_mail.outcome import ServerNote
+from flask_deferred_mail.store import server_calls
 from flask_deferred_mail.store.claims import Claim, Claims, Lease
 from flask_deferred_mail.store.database import Database
 from flask_deferred_mail.store.jobs import JobStore
@@ -136,6 +137,28 @@ def test_every_kind_of_end_is_written_as_elsewhere(
         for ours, theirs in zip(desk.times(), expected.times(), strict=True):
             assert [value is None for value in ours] == [value is None for value in theirs]
             assert ours == pytest.approx(theirs, abs=60)
+
+
+@pytest.mark.parametrize(
+    ("in_thread", "asked", "itself"),
+    [(True, "", True), (False, "", False), (True, "?prepare_threshold=5", False)],
+)
+def test_only_who_may_wait_for_good_asks_libpq_itself(
+    in_thread: bool, asked: str, itself: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the main thread, which has signals to hear, nor whoever wants prepared statements."""
+    by_psycopg: list[str] = []
+
+    def run(connection: Connection, sql: str, parameters: Any) -> Any:
+        by_psycopg.append(sql)
+        return run_sql(connection, sql, parameters)
+
+    monkeypatch.setattr(server_calls, "run_sql", run)
+    with fresh_database("postgresql", tmp_path) as url:
+        desk = Desk(url + asked, in_thread=in_thread)
+        assert desk.write(_verdicts(desk)) == [True] * MAILS
+        desk.database.close()
+    assert bool(by_psycopg) is not itself
 
 
 def test_one_lost_lease_keeps_no_other_from_being_written(desk: Desk) -> None:
