@@ -98,6 +98,8 @@ class DeferredMail:
         self._database = None if db is None else ApplicationDatabase(db, bind_key)
         self._join_session = join_session
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        #: Apps in which mail has joined a session, so that the ends of their contexts matter.
+        self._joining: weakref.WeakSet[Flask] = weakref.WeakSet()
         self._made = 0
         if app is not None:
             self.init_app(app)
@@ -119,8 +121,6 @@ class DeferredMail:
         self._made += 1
         app.extensions[EXTENSION] = self
         app.extensions[_STATE] = AppMail(app, settings, self._database)
-        request_tearing_down.connect(_request_ends, app)
-        appcontext_tearing_down.connect(_context_ends, app)
         app.wsgi_app = AfterResponse(app.wsgi_app)  # type: ignore[method-assign] # as Flask advises
         for name in _GROUPS:
             if name not in app.cli.commands:
@@ -214,11 +214,23 @@ class DeferredMail:
         state, environ = self.for_app(), _environ()
         jobs, batch = state.join(session, messages, environ)
         if batch is not None and environ is not None:
+            self._await_ends()
             environ.setdefault(_JOINED, []).append((state, batch))
             hook = environ.get(KEY)
             if hook is not None:
                 hook.append(partial(state.look_back, batch))
         return jobs
+
+    def _await_ends(self) -> None:
+        """Be told from now on when contexts of the current app end.
+
+        Not before the first mail in a session: being told costs every request, of every view.
+        """
+        app = current_app._get_current_object()  # type: ignore[attr-defined] # the proxy's own
+        if app not in self._joining:
+            request_tearing_down.connect(_request_ends, app)
+            appcontext_tearing_down.connect(_context_ends, app)
+            self._joining.add(app)
 
     def send_now(self, message: Any = None, /, **fields: Unpack[MessageFields]) -> Job:
         """Record one mail and attempt it at once, in the caller. Returns how it stands then."""

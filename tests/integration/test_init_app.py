@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from flask import Flask
+from flask import Flask, appcontext_tearing_down, request_tearing_down
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import flask_deferred_mail
@@ -183,6 +183,14 @@ def test_false_and_none_mean_the_own_transaction(make_app: Make) -> None:
         assert not app.runtime.reports.listing()
         assert app.mail.send_after_response(session=False, **HELLO).id
         assert app.mail.send_many([HELLO], session=None)[0].id
+
+
+def test_requests_whose_mail_joins_no_session_are_not_followed(make_app: Make) -> None:
+    """Being told of the ends of contexts would cost every request of the application."""
+    app = make_app("null:")
+    Visits(app.app)(lambda: app.mail.send_after_response(**HELLO))
+    for ends in (request_tearing_down, appcontext_tearing_down):
+        assert not [*ends.receivers_for(app.app)]
 
 
 @pytest.mark.parametrize("group", ["mail", "deferred-mail"])
