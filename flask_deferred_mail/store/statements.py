@@ -114,10 +114,18 @@ def insert_row(connection: Connection, row: dict[str, Any]) -> int | None:
     """The new row's number; ``None`` when its key is taken."""
     dialect = connection.dialect.name
     statement = INSERT_JOB if row["key"] is None else _insert_with_key(dialect)
-    cursor = _unless_key_is_taken(row, lambda: statement.run(connection, row))
+    values = _for_sqlite(row) if dialect == "sqlite" else row
+    cursor = _unless_key_is_taken(row, lambda: statement.run(connection, values))
     if cursor is None or not cursor.rowcount:
         return None
     return int(cursor.fetchone()[0] if dialect == "postgresql" else cursor.lastrowid)
+
+
+def _for_sqlite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without what its columns hold by themselves, NULL and false: the driver looks for an
+    adapter for each of these values, which takes it five times as long as a text."""
+    values = {name: v for name, v in row.items() if v is not None and v is not False}
+    return {"send_at_": row["now_"], **values}
 
 
 def insert_row_of_caller(connection: Connection, row: dict[str, Any]) -> int | None:
