@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from ..deadline import Deadline
@@ -226,8 +227,16 @@ def _without(parts: tuple[Part, ...], feature: Feature) -> tuple[Part, ...]:
     return tuple(replace(part, headers=()) for part in parts)
 
 
+_BEYOND_PLAIN = attrgetter(
+    *(feature.value for feature in Feature if feature not in _PART_FEATURES),
+    "parts",
+)
+
+
 def features_of(letter: Letter) -> list[Feature]:
     """What a letter asks for beyond plain MIME mail."""
+    if letter.track_opens is letter.track_clicks is None and not any(_BEYOND_PLAIN(letter)):
+        return []  # most do not
     parts = letter.parts
     # Pairs and not a dict, which would hash thirteen members of an Enum for each mail.
     asked = (
