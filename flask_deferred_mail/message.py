@@ -31,7 +31,7 @@ Span: TypeAlias = timedelta | float
 Priority: TypeAlias = Literal["low", "medium", "high", "now"] | int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: each mail makes one
 class Defaults:
     """What the application's settings say where a message says nothing."""
 

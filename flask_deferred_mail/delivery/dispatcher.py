@@ -47,7 +47,7 @@ PAUSE_AFTER_STORE_ERROR = 30.0
 GIVE_BACK_PATIENCE = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: each mail makes one
 class Ticket:
     """One recorded mail, to be sent when the bell rings."""
 

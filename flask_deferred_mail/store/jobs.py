@@ -45,7 +45,7 @@ _BALLAST = "room for an outcome"
 _DROP_BALLAST = delete(blobs).where(blobs.c.digest == _BALLAST)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: each mail makes one
 class Added:
     """What recording came to. ``created`` is false when the key was there already."""
 

@@ -74,9 +74,7 @@ def job_from(row: Any) -> Job:
 
 def fresh_recipients(recipients: tuple[Recipient, ...]) -> tuple[JobRecipient, ...]:
     """The recipients of a letter before anything has happened to them."""
-    return tuple(
-        JobRecipient(address=r.email, kind=r.kind, name=r.address.name) for r in recipients
-    )
+    return tuple([JobRecipient(r.address.email, r.kind, name=r.address.name) for r in recipients])
 
 
 def recipients_json(recipients: tuple[JobRecipient, ...]) -> str:
