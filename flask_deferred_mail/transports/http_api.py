@@ -37,6 +37,7 @@ from ..cleaning import clean
 from ..deadline import Deadline
 from ..errors import HandoverRefused
 from ..outcome import Fate, FaultKind, Outcome, ServerNote
+from . import stand_in
 from .authorities import Authorities
 from .base import Call, ProbeStep, Transport
 from .http_request import Outgoing, Requests
@@ -199,6 +200,9 @@ class HttpApiTransport(Transport):
         patience: float,
     ) -> Answer:
         """Post, and wait ``patience`` seconds for the answer once everything is out."""
+        if stand_in.stands_in():
+            found = stand_in.ask(request, progress, hand_over, patience)
+            return self._answer(found.status_code, found.headers, found.content, "", progress)
         outgoing = self._requests.outgoing(request)
         kept = self._connections()
         connection = kept.take(outgoing.site)
@@ -234,10 +238,16 @@ class HttpApiTransport(Transport):
             # What is left of this answer must not be taken for the next one.
             response.close()
             connection.close()
+        headers = cast(Mapping[str, str], response.headers)
+        return self._answer(response.status, headers, body, cut, progress)
+
+    def _answer(
+        self, status: int, headers: Mapping[str, str], body: bytes, cut: str, progress: Progress
+    ) -> Answer:
         progress.finish("answer")
         for secret in filter(None, self.secrets()):
             body = body.replace(secret.encode(), b"***")
-        return Answer(response.status, cast(Mapping[str, str], response.headers), body, cut)
+        return Answer(status, headers, body, cut)
 
     def _connections(self) -> KeptConnections:
         # After a fork the kept connections are the parent's; using one would mix two
