@@ -191,14 +191,14 @@ class Pacing:
         if state is None or not (state.failures or (accepted and state.has_streak)):
             return
         try:
-            self.states.recovered(
+            first = self.states.recovered(
                 name, keep_streaks=not accepted, after_outage=bool(state.failures)
             )
         except StoreError as error:
             log.error("could not note that transport %s is back: %s", name, error)
             return
         self.forget()
-        if state.failures:
+        if state.failures and first:
             log.warning("transport %s is back", name)
 
     def fault(self, name: str, fault: TransportFault) -> None:

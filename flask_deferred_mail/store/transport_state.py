@@ -132,14 +132,17 @@ class TransportStates:
         )
         self.database.write_one(lambda c: c.execute(statement))
 
-    def recovered(self, name: str, *, keep_streaks: bool, after_outage: bool = True) -> None:
+    def recovered(self, name: str, *, keep_streaks: bool, after_outage: bool = True) -> bool:
         """It answers again. ``keep_streaks``: it has not accepted anything yet, though.
-        ``after_outage``: it is loaded again little by little."""
+        ``after_outage``: it is loaded again little by little. False: somebody said so before, and
+        nothing was written, since all senders that had a mail there hear it at once."""
         well = _WELL if keep_streaks else _WELL | _NO_STREAKS
+        statement = update(transports).where(transports.c.name == name)
         if after_outage:
             well = well | {"ramp_at": now()}
-        statement = update(transports).where(transports.c.name == name).values(well)
-        self.database.write_one(lambda c: c.execute(statement))
+            statement = statement.where(transports.c.failures > 0)
+        statement = statement.values(well)
+        return self.database.write_one(lambda c: c.execute(statement).rowcount == 1)
 
     def pause(self, name: str, by: str) -> bool:
         """Keep everybody from sending by it. False: it is paused already."""

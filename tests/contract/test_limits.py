@@ -17,7 +17,7 @@ from flask_deferred_mail.store.claims import Claims, Lease
 from flask_deferred_mail.store.database import Database
 from flask_deferred_mail.store.jobs import JobStore
 from flask_deferred_mail.store.limits import Limits, Purse
-from flask_deferred_mail.store.schema import limits
+from flask_deferred_mail.store.schema import limits, transports
 from flask_deferred_mail.store.transport_state import TransportStates
 from tests.support.databases import DATABASES, fresh_database
 from tests.support.transport_calls import a_letter
@@ -213,6 +213,20 @@ def test_no_bucket_is_made_without_a_limit(database: Database) -> None:
     add(database, 1)
     Claims(database, LEASE).take("default", 2)
     assert database.read(lambda c: c.scalar(select(func.count()).select_from(limits))) == 0
+
+
+def test_the_first_who_hears_that_it_is_back_says_when_it_was(database: Database) -> None:
+    """All senders hear it at once: the slow start counts from the first, the rest write nothing."""
+    states = TransportStates(database)
+    states.rest("default", "unreachable", "gone", {1: 5.0})
+
+    def start() -> Any:
+        return database.read(lambda c: c.scalar(select(transports.c.ramp_at)))
+
+    said = [states.recovered("default", keep_streaks=False)]
+    first = start()
+    said += [states.recovered("default", keep_streaks=False) for _ in range(3)]
+    assert (said, start()) == ([True, False, False, False], first)
 
 
 def test_a_pause_is_seen_by_all_and_outlives_a_recovery(database: Database) -> None:

@@ -307,7 +307,7 @@ def test_one_prober_at_a_time(store: Store) -> None:
     """When the rest is over, one sender may try; the others wait for what it finds."""
     store.states.rest("default", "unreachable", "down", {1: -1.0})
     assert [store.states.try_probe("default", str(i), 60) for i in range(3)] == [True, False, False]
-    store.states.recovered("default", keep_streaks=False)
+    assert store.states.recovered("default", keep_streaks=False) is True
     assert store.states.all()["default"].failures == 0
     assert store.states.try_probe("default", "x", 60) is False
 

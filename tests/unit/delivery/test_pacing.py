@@ -49,12 +49,15 @@ class States:
         if self.prober == token:
             self.prober = None
 
-    def recovered(self, name: str, *, keep_streaks: bool, after_outage: bool) -> None:
+    def recovered(self, name: str, *, keep_streaks: bool, after_outage: bool) -> bool:
         if self.broken:
             raise StoreError("gone")
+        if name not in self.known:
+            return False
         assert after_outage == bool(self.known[name].failures)
         self.noted.append(("recovered", keep_streaks))
         self.known.pop(name)
+        return True
 
     def server_wide(self, _name: str, job_id: int, reply: str) -> bool:
         seen = any(other != job_id and text == reply for other, text in self.noted)
@@ -132,6 +135,17 @@ def test_a_probe_that_cannot_be_given_back_is_nobodys_misfortune() -> None:
 
 
 # --- how it went -------------------------------------------------------------------------------
+
+
+def test_that_a_transport_is_back_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Three processes that knew of the outage have an answer at the same moment: one log line."""
+    states = States(TROUBLE)
+    paces = [pacing(states) for _ in range(3)]
+    for pace in paces:
+        pace.known()
+    for pace in paces:
+        pace.went_well("default", True)
+    assert caplog.messages == ["transport default is back"]
 
 
 @pytest.mark.parametrize("accepted", [True, False])
