@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.benchmarks import limits
 from tests.benchmarks.bars import BARS
 from tests.benchmarks.report import Figure, Report, load
 from tests.benchmarks.svg import chart
@@ -57,6 +58,7 @@ def write(folder: Path, order: Sequence[str]) -> Path:
 def _lines(reports: Sequence[Report]) -> Iterator[str]:
     yield _INTRODUCTION
     yield from _bars(reports)
+    yield limits.TEXT
     yield _REPEAT
     for report in reports:
         yield f"## {report.part.capitalize()}\n"
