@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from itertools import chain
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 log = logging.getLogger("flask_deferred_mail.delivery")
@@ -177,7 +178,7 @@ class SenderPool(Generic[T]):
         """
         if not self._has_spare_thread:
             return None
-        waiting = self._queue or self._reserved.values()
+        waiting = chain(self._queue, self._reserved.values())
         since = [since for _, lane, _, since in waiting if not self._is_full(lane)]
         return max(0.0, min(since) - self._long_ago) if since else None
 
@@ -231,8 +232,9 @@ class SenderPool(Generic[T]):
         if entry is None and (place := self._next()) is not None:
             entry = self._queue[place]
             del self._queue[place]
-        if entry is None and not self._queue and self._reserved and self._has_spare_thread:
-            # Nothing waits behind a server that takes its time while a thread has nothing to do.
+        if entry is None and self._reserved and self._has_spare_thread:
+            # Nothing waits behind a server that takes its time while a thread has nothing to do,
+            # be it for want of work, or since what else there is may not be taken (yet).
             # There is no lane among them without a thread: the one that reserved it is in it.
             old = self._long_ago
             owners = (

@@ -254,6 +254,36 @@ def test_what_is_reserved_is_watched_over_when_the_watcher_has_taken_something_e
     pool.close()
 
 
+@pytest.mark.parametrize("patience", [0.0, 0.001])
+def test_what_is_reserved_is_taken_over_though_a_full_lane_has_more_that_waits(
+    patience: float, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a cap keeps back does not keep a free thread from what waits behind another's server."""
+    monkeypatch.setattr(pool_module, "KEPT", 0.001)
+    queued, reserved = threading.Event(), threading.Event()
+
+    def until_reserved(item: str) -> None:
+        if item == "b0":
+            assert queued.wait(20)
+            assert pool.reserve("b") == "b1"
+            reserved.set()
+        if item == "c1":
+            work.started.append(item)
+            assert reserved.wait(20)
+        else:
+            work(item)
+
+    pool = SenderPool(2, until_reserved, "test", {"a": 1}.get, patience)
+    fill(pool, "a", 2)
+    fill(pool, "c", 2)
+    work.wait_for("a0", "c0", "c1")  # while c has two, no other lane has a second thread
+    fill(pool, "b", 2)
+    queued.set()
+    work.wait_for("a0", "c0", "c1", "b0", "b1")
+    work.gate.set()
+    assert pool.wait(1, 20)
+
+
 class Watched(SenderPool[str]):
     """Notes for how long its idle threads mean to wait, each time that they do."""
 
