@@ -7,7 +7,8 @@ and for each mail where it must: for files, and for whatever else an adapter may
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -61,6 +62,17 @@ class _Place(NamedTuple):
     fields: tuple[Field, ...]
 
 
+@contextmanager
+def nothing_shown() -> Iterator[None]:
+    """Takes a header field that cannot be sent out of the words about it."""
+    try:
+        yield
+    except InvalidHeader:
+        raise InvalidHeader(
+            "a header of the request cannot be sent; is there a line break in a key?"
+        ) from None
+
+
 class Requests:
     """Makes them; one for each transport, since a login is remembered here. Safe for threads."""
 
@@ -72,12 +84,8 @@ class Requests:
 
         :raises InvalidHeader: a header field cannot be sent; it is not shown, as it may be a key.
         """
-        try:
+        with nothing_shown():
             return self._outgoing(request)
-        except InvalidHeader:
-            raise InvalidHeader(
-                "a header of the request cannot be sent; is there a line break in a key?"
-            ) from None
 
     def _outgoing(self, request: requests.Request) -> Outgoing:
         data = request.data
@@ -90,6 +98,7 @@ class Requests:
         given = tuple(request.headers.items())
         for field in given:
             check_header_validity(field)
+        _check_encoding(given)
         body = data.encode() if isinstance(data, str) else data or b""
         fields = _fields((kind, given, place.fields), body)
         return Outgoing(place.site, place.method, place.target, fields, body)
@@ -99,7 +108,10 @@ class Requests:
         place = self._places.get(key)
         if place is None:
             bare = requests.Request(request.method, request.url, auth=request.auth)
-            place = _place_of(bare.prepare())
+            try:
+                place = _place_of(bare.prepare())
+            except UnicodeEncodeError:
+                raise InvalidHeader("the login") from None
             if len(self._places) >= _REMEMBERED:
                 self._places.clear()
             self._places[key] = place
@@ -131,8 +143,20 @@ def _prepared(request: requests.Request) -> Outgoing:
     if not isinstance(body, bytes):
         raise TypeError(f"the body of a request must be bytes, not {type(body).__name__}")
     place = _place_of(prepared)
+    _check_encoding(place.fields)
     fields = _fields((place.fields,), body)
     return Outgoing(place.site, place.method, place.target, fields, body)
+
+
+def _check_encoding(fields: Iterable[Field]) -> None:
+    """As ``http.client`` does it: too late, with half of the request in its hands."""
+    try:
+        for name, value in fields:
+            if isinstance(value, str):
+                value.encode("latin-1")
+            name.encode("ascii")
+    except UnicodeEncodeError:
+        raise InvalidHeader("the encoding") from None
 
 
 def _fields(groups: Iterable[Iterable[Field]], body: bytes) -> tuple[Field, ...]:

@@ -13,6 +13,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from ..deadline import Deadline
+from .http_request import nothing_shown
 from .timed_http import Progress
 
 
@@ -35,7 +36,8 @@ def ask(
 
     :raises OSError: there is none. It is in doubt, but for a connection that was not had.
     """
-    prepared = request.prepare()
+    with nothing_shown():
+        prepared = request.prepare()
     hand_over()
     progress.granted = progress.ending = progress.fresh = True
     progress.finish("request")
@@ -45,10 +47,19 @@ def ask(
         try:
             adapter = session.get_adapter(prepared.url or "")
             response = adapter.send(prepared, timeout=patience)
-        except requests.ConnectionError:
-            raise
-        except OSError:
-            progress.bytes_out = size
+        except OSError as error:
+            if not isinstance(error, requests.ConnectionError) or _broke_off(error):
+                progress.bytes_out = size
             raise
     progress.bytes_out = size
     return response
+
+
+def _broke_off(error: requests.ConnectionError) -> bool:
+    """Whether there was a connection: some requests may be let through to a server.
+
+    requests wraps what came over it, and what has a ``reason`` when none was had. Those who stand
+    in raise the bare error.
+    """
+    inner = error.args[0] if error.args else None
+    return isinstance(inner, Exception) and not hasattr(inner, "reason")

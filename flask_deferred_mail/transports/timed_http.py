@@ -18,7 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, parse_headers
 from typing import Any, cast
 
 from ..deadline import Deadline
@@ -33,6 +33,11 @@ MAX_IDLE = 20.0
 
 # Small enough that a peer which reads slowly meets the deadline between two writes.
 _WRITE_SIZE = 65536
+# Most bytes of one answer, with its header fields and however it is cut into chunks. Who asks reads
+# less; this is for what http.client reads by itself, such as a chunk of -1 bytes: all there is.
+_MOST_INPUT = 16_000_000
+#: The other side reads no more. TLS has words of its own for it.
+_HUNG_UP = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 @dataclass(slots=True)
@@ -76,9 +81,21 @@ class Progress:
         return min(self.connect_timeout, self.deadline.remaining())
 
 
+class _Response(HTTPResponse):
+    def _read_status(self) -> tuple[str, int, str]:
+        """Skips what is said before the answer (RFC 9110 section 15.2). ``http.client`` takes all
+        but 100 for the answer, and then the answer for that to the next request."""
+        while True:
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # the stubs do not have it
+            if not 100 <= found[1] < 200:
+                return found
+            parse_headers(self.fp)
+
+
 class Connection(HTTPConnection):
     """A connection to one site, for one request at a time. It connects when it is first needed."""
 
+    response_class = _Response
     sock: TimedSocket | None
 
     def __init__(self, site: Site, authorities: Authorities) -> None:
@@ -106,16 +123,21 @@ class Connection(HTTPConnection):
             self.connect()
         line = cast(TimedSocket, self.sock)
         line.progress, progress.peer, progress.tls = progress, line.peer, line.tls
-        self.putrequest(request.method, request.target, skip_accept_encoding=True)
+        named = any(name.lower() == "host" for name, _ in request.fields)
+        self.putrequest(request.method, request.target, named, skip_accept_encoding=True)
         for name, value in request.fields:
             self.putheader(name, value)
         self.endheaders()
-        try:
-            for piece in pieces:
+        for piece in pieces:
+            try:
                 line.write(self._head + piece if self._head else piece)
-                self._head = b""
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # Whoever refuses a request may close before he has read all of it.
+            except _HUNG_UP:
+                # Whoever refuses a request may close before he has read all of it. But what comes
+                # over a kept connection that took none of it is no answer to it.
+                if not (progress.fresh or progress.bytes_out):
+                    raise
+                break
+            self._head = b""
         return self.getresponse()
 
     def send(self, data: Any) -> None:
@@ -197,10 +219,16 @@ class KeptConnections:
 def _dialled(site: Site, progress: Progress) -> socket.socket:
     """A TCP connection to the first address that answers."""
     failure: OSError = OSError("the name has no address")
-    for family, kind, proto, _, address in socket.getaddrinfo(
-        site.host, site.port, type=socket.SOCK_STREAM
-    ):
-        sock = socket.socket(family, kind, proto)
+    try:
+        found = socket.getaddrinfo(site.host, site.port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError("it is not the name of a host") from error
+    for family, kind, proto, _, address in found:
+        try:
+            sock = socket.socket(family, kind, proto)
+        except OSError as error:  # the system may know IPv6 addresses, and have no IPv6
+            failure = error
+            continue
         try:
             sock.settimeout(progress.connect_time())
             sock.connect(address)
@@ -225,8 +253,11 @@ class TimedSocket:
         self.progress = progress
         self.peer = _name_of_peer(sock)
         self.tls = sock.version() if isinstance(sock, ssl.SSLSocket) else None
+        self._decrypted = sock.pending if isinstance(sock, ssl.SSLSocket) else None
         self._readers = 0
         self._left = False
+        #: More came than the answer that was read.
+        self.excess = False
         # Also for a transport that nobody has closed, or a parent's connection in a forked child.
         self._end = weakref.finalize(self, sock.close)
         self._end.atexit = False
@@ -259,6 +290,8 @@ class TimedSocket:
 
     def has_input(self) -> bool:
         """Whether there is something to read: bytes, or the end."""
+        if self.excess or (self._decrypted is not None and self._decrypted()):
+            return True
         return wait_for(self._sock, 0, room=False)
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -266,7 +299,7 @@ class TimedSocket:
         if mode != "rb":
             raise ValueError(f"no file of mode {mode!r} here")
         self._readers += 1
-        return io.BufferedReader(_TimedReader(self))
+        return _AnswerFile(_TimedReader(self))
 
     def close(self) -> None:
         """Close it as soon as no answer is read from it any more, as sockets do."""
@@ -283,17 +316,37 @@ class TimedSocket:
 
 class _TimedReader(io.RawIOBase):
     def __init__(self, line: TimedSocket) -> None:
-        self._line = line
+        self.line = line
+        self.ended = False
+        self._left = _MOST_INPUT
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        return self._line.read_into(buffer)
+        if self.ended:
+            return 0
+        got = self.line.read_into(buffer)
+        self._left -= got
+        if self._left < 0:
+            raise OSError("the answer does not end")
+        return got
 
     def close(self) -> None:
         if not self.closed:
-            self._line.reader_closed()
+            self.line.reader_closed()
+        super().close()
+
+
+class _AnswerFile(io.BufferedReader):
+    """Tells, at its end, whether more was read than was asked for."""
+
+    raw: _TimedReader
+
+    def close(self) -> None:
+        if not self.closed:
+            self.raw.ended = True  # only what is here already
+            self.raw.line.excess |= bool(self.peek(1))
         super().close()
 
 

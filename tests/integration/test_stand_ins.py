@@ -10,11 +10,19 @@ import pytest
 import requests
 import responses
 from requests.adapters import BaseAdapter
+from requests.exceptions import InvalidHeader
 
 from flask_deferred_mail.outcome import FaultKind
+from flask_deferred_mail.transports import stand_in
 from flask_deferred_mail.transports.sendcloud import SendCloudTransport
-from tests.support.http_provider import HttpProvider, accepted_by_sendcloud
-from tests.support.transport_calls import a_letter, fates, send
+from flask_deferred_mail.transports.timed_http import Progress
+from tests.support.http_provider import (
+    HttpProvider,
+    Reply,
+    accepted_by_sendcloud,
+    unused_port,
+)
+from tests.support.transport_calls import a_call, a_letter, fates, send
 
 URL = "https://api.sendcloud.example/apiv2/mail/send"
 ACCEPTED = accepted_by_sendcloud(["ann@example.net"]).body
@@ -63,6 +71,21 @@ def test_an_answer_that_never_comes_is_in_doubt(sendcloud: SendCloudTransport) -
     assert fates(send(sendcloud)) == {"ann@example.net": "unknown"}
 
 
+def test_a_request_that_is_let_through_and_breaks_off_is_in_doubt() -> None:
+    """requests has one error for "no connection" and for "no answer": only the first is safe."""
+    with HttpProvider() as provider, responses.RequestsMock() as double:
+        double.add_passthru(provider.url)
+        provider.script(Reply(drop="after_body"))
+        transport = SendCloudTransport("default", "shop", "a-key", endpoint=provider.url)
+        assert fates(send(transport)) == {"ann@example.net": "unknown"}
+        assert len(provider.requests) == 1
+        double.add_passthru("http://127.0.0.1")
+        nowhere = f"http://127.0.0.1:{unused_port()}"
+        outcome = send(SendCloudTransport("default", "shop", "a-key", endpoint=nowhere))
+        assert outcome.fault is not None
+        assert outcome.fault.kind is FaultKind.UNREACHABLE
+
+
 def test_an_adapter_of_a_session_is_asked(
     sendcloud: SendCloudTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,12 +102,25 @@ def test_an_adapter_of_a_session_is_asked(
     assert fates(send(sendcloud)) == {"ann@example.net": "accepted"}
 
 
+@responses.activate
+def test_who_stands_in_does_not_show_a_header_either() -> None:
+    """A field that cannot be sent may be the one with the key, and is in no text."""
+    with pytest.raises(InvalidHeader) as raised:
+        stand_in.ask(
+            requests.Request("POST", URL, headers={"X-Key": "secret\n"}),
+            Progress(a_call().deadline, 5),
+            lambda: None,
+            5,
+        )
+    assert "secret" not in str(raised.value)
+
+
 def test_afterwards_the_provider_is_asked_again() -> None:
     """Who has stood in leaves nothing behind."""
     with HttpProvider() as provider:
         transport = SendCloudTransport("default", "shop", "a-key", endpoint=provider.url)
-        with responses.RequestsMock() as stand_in:
-            stand_in.post(f"{provider.url}/apiv2/mail/send", json=ACCEPTED)
+        with responses.RequestsMock() as double:
+            double.post(f"{provider.url}/apiv2/mail/send", json=ACCEPTED)
             assert fates(send(transport)) == {"ann@example.net": "accepted"}
         provider.script(accepted_by_sendcloud(["ann@example.net"]))
         assert fates(send(transport)) == {"ann@example.net": "accepted"}

@@ -115,9 +115,21 @@ def test_not_all_urls_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"json": {}}], ids=["at once", "by requests"])
-def test_a_header_that_cannot_be_sent_is_not_shown(options: dict) -> None:
-    """It may be the one with the key."""
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("X-Key", "secret\r\nX: y"), ("X-Key", "secret\n"), ("X-Key", "secret€"), ("X-ä", "secret")],
+    ids=["lines", "line break", "value", "name"],
+)
+def test_a_header_that_cannot_be_sent_is_not_shown(name: str, value: str, options: dict) -> None:
+    """It may be the one with the key. It is found before half of a request is written."""
     with pytest.raises(InvalidHeader) as raised:
-        outgoing("POST", URL, headers={"X-Key": "secret\r\nX: y"}, **options)
+        outgoing("POST", URL, headers={name: value}, **options)
     assert "secret" not in str(raised.value)
     assert raised.value.__suppress_context__
+
+
+def test_a_login_that_cannot_be_sent_is_not_shown() -> None:
+    """Nor is it taken for a mistake in our code."""
+    with pytest.raises(InvalidHeader) as raised:
+        outgoing("POST", URL, auth=("api", "secret€"))
+    assert "secret" not in str(raised.value)
