@@ -218,7 +218,13 @@ class PostgresqlBackend(ServerBackend):
         asked = self.url.query.get("prepare_threshold")
         if asked is not None and not (isinstance(asked, str) and asked.isdecimal()):
             raise StoreError(f"{self.shown}: prepare_threshold takes one whole number")
-        return {**self.connect_args, "prepare_threshold": int(asked) if asked else None}
+        return {
+            **self.connect_args,
+            # Whatever the URL, PGCLIENTENCODING or the database's own says: an outcome with a
+            # character that the connection cannot carry would never be written.
+            "client_encoding": "utf8",
+            "prepare_threshold": int(asked) if asked else None,
+        }
 
     def setup(self, connection: Connection) -> Setup:
         def ask(name: str) -> str:

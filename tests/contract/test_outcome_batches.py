@@ -161,6 +161,21 @@ def test_only_who_may_wait_for_good_asks_libpq_itself(
     assert bool(by_psycopg) is not itself
 
 
+@pytest.mark.parametrize("in_thread", [False, True], ids=["main", "thread"])
+@pytest.mark.parametrize("asked", ["", "?client_encoding=latin1"])
+def test_no_setting_keeps_a_reply_from_being_written(
+    in_thread: bool, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoding that lacks its characters, from the environment or the URL, is not used: a mail
+    whose outcome can never be written is sent again and again."""
+    with fresh_database("postgresql", tmp_path) as url, monkeypatch.context() as patch:
+        patch.setenv("PGCLIENTENCODING", "latin1")
+        desk = Desk(url + asked, in_thread=in_thread)
+        assert desk.write(_verdicts(desk)) == [True] * MAILS
+        assert [row["last_error"] for row in desk.rows()[0]].count("☂ tried") == 1
+        desk.database.close()
+
+
 def test_one_lost_lease_keeps_no_other_from_being_written(desk: Desk) -> None:
     """One statement: all the others are in, and nothing of that one."""
     desk.steal(desk.claims[2])
