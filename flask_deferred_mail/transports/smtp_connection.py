@@ -108,7 +108,10 @@ class SmtpConnection:
             try:
                 left = deadline.remaining()
                 try:
-                    self.written += self._socket.send(view[self.written : self.written + _CHUNK])
+                    taken = self._socket.send(view[self.written : self.written + _CHUNK])
+                    self.written += taken
+                    if not taken:  # gevent's TLS does not raise when there is no room
+                        wait_for(self._socket, left, room=True)
                 except NOT_READY as error:
                     wait_for(self._socket, left, room=needs_room(error, writing=True))
             except OSError as error:

@@ -274,6 +274,8 @@ class TimedSocket:
             else:
                 progress.bytes_out += taken
                 view = view[taken:]
+                if not taken:  # gevent's TLS does not raise when there is no room
+                    wait_for(self._sock, left, room=True)
 
     def read_into(self, buffer: Any) -> int:
         """Wait for bytes; 0 is the end."""
