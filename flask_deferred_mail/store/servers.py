@@ -169,8 +169,20 @@ class PostgresqlBackend(ServerBackend):
 
     def bare_engine(self) -> Engine:
         engine = super().bare_engine()
+        event.listen(engine, "connect", self._must_hold_any_text)
         event.listen(engine, "connect", _bound_lock_waits)
         return engine
+
+    def _must_hold_any_text(self, connection: Any, _record: object) -> None:
+        """An outcome with a character that has no place would never be written, and its mail be
+        sent again and again. (The server has told its encoding when it was connected to.)"""
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding not in (None, "UTF8", "SQL_ASCII"):  # no encoding at all takes any text
+            connection.close()  # the pool has not taken it over yet
+            raise StoreError(
+                f"{self.shown}: the database's encoding is {encoding}, which cannot hold every "
+                "mail; use a database that was made with ENCODING 'UTF8'"
+            )
 
     def open(self) -> Engine:
         engine = super().open()

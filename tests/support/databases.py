@@ -31,8 +31,8 @@ DATABASES = ["sqlite", *SERVERS]
 
 
 @contextmanager
-def fresh_database(kind: str, folder: Path) -> Iterator[str]:
-    """The URL of an empty database of this kind."""
+def fresh_database(kind: str, folder: Path, options: str = "") -> Iterator[str]:
+    """The URL of an empty database of this kind; ``options`` are those of a server's CREATE."""
     if kind == "sqlite":
         yield f"sqlite:///{folder}/mail.sqlite3"
         return
@@ -40,7 +40,7 @@ def fresh_database(kind: str, folder: Path) -> Iterator[str]:
     require_service(kind, reason is None, reason or "")
     server = make_url(SERVERS[kind])
     name = f"deferred_mail_{uuid.uuid4().hex[:12]}"
-    _run(server, f"CREATE DATABASE {name}")
+    _run(server, f"CREATE DATABASE {name} {options}")
     try:
         yield server.set(database=name).render_as_string(hide_password=False)
     finally:
