@@ -15,11 +15,11 @@ by the kernel's books, instructions by `valgrind --tool=callgrind`, and with a p
   ms in a quiet minute, so 2.0 leaves 0.23 ms for everything. `json.dumps` and one bare INSERT
   take that by themselves, most of it inside SQLite, for a commit that survives a power cut. Of
   the 2.8 million instructions of such a request, Flask's empty view has 11 %, the message and its
-  checks 7 %, JSON 8 %, the INSERT with its driver 7 %, the rest of recording 12 %, rendering and the SMTP
-  dialogue 25 %, the outcome (three tables, a commit of its own) 18 %, the rest of the attempt 12
-  %. No function of ours has more than 3 %. A mail that goes out with its own response shares its
-  commit, its claim and its round trips with no other, so it costs half as much again as one in
-  the drain.
+  checks 7 %, JSON 8 %, the INSERT with its driver 7 %, the rest of recording 12 %, rendering and
+  the SMTP dialogue 25 %, the outcome (three tables, a commit of its own) 18 %, the rest of the
+  attempt 12 %. No function of ours has more than 3 %. A mail that goes out with its own response
+  shares its commit, its claim and its round trips with no other, so it costs half as much again
+  as one in the drain.
 - **p99 with eight clients, twice the empty view's.** The clients ask again as soon as they have
   an answer, so both cores are busy all the time, and the time of a request grows as its CPU does:
   what takes 2.5 times as much takes 2.5 times as long in the mean. Beyond that, SQLite has one
